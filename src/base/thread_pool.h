@@ -1,0 +1,23 @@
+// A persistent pool for loops over independent tiles.
+//
+// Determinism rule of the project: a tile's result must not depend on which thread runs it, nor on how many
+// threads there are. So tiles have fixed shapes, write to disjoint memory, and sums across tiles are formed
+// by the caller in a fixed order.
+#pragma once
+#include <cstdint>
+#include <functional>
+
+namespace awq {
+
+// Cores this process may use: affinity mask and cgroup v2 quota, at least 1.
+int available_cores();
+
+// Number of threads used by parallel_for, the caller included. Default: available_cores().
+void set_threads(int n);
+int threads();
+
+// Calls body(i) once for every i in [0, n), in any order, on any thread; returns when all are done. The first
+// exception thrown by a body is rethrown here, remaining tiles are skipped. Nested calls run serially.
+void parallel_for(int64_t n, const std::function<void(int64_t)>& body);
+
+}  // namespace awq

@@ -1,0 +1,35 @@
+// Linear layers y = x Wᵀ + b as the runtime sees them: a weight is prepacked once, then run for any number of
+// tokens. GEMV or GEMM is chosen inside run() by the number of tokens; a checkpoint's format never decides it.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "tensor/tensor.h"
+#include "weights/quant_weight.h"
+
+namespace awq {
+
+// kExact: fp32 activations and products, weights at their stored precision.
+// kBf16: activations and dense weights rounded to bfloat16 before the product, fp32 accumulation; on machines
+// without bf16 instructions this is emulated nowhere: it falls back to kExact.
+enum class Precision : uint8_t { kExact, kBf16 };
+
+class PackedLinear {
+ public:
+  virtual ~PackedLinear() = default;
+  // x [tokens, in] with row stride in; y [tokens, out] with row stride ldy (>= out; other columns untouched).
+  // y is overwritten. Deterministic for any number of threads. tokens may be 0.
+  virtual void run(const float* x, int64_t tokens, float* y, int64_t ldy) const = 0;
+  virtual int64_t out() const = 0;
+  virtual int64_t in() const = 0;
+  virtual int64_t bytes() const = 0;      // resident bytes, what a decode step must read
+  virtual std::string kernel() const = 0;  // "w4-avx512", "dense-bf16-avx2", ... for `awq bench` and logs
+};
+
+// w [out, in] F32, F16 or BF16. F32 is kept as is (no copy when the tensor owns or maps aligned memory).
+std::unique_ptr<PackedLinear> pack_linear(const Tensor& w, Precision precision);
+// Any Scheme; 4-bit codes stay 4 bits resident.
+std::unique_ptr<PackedLinear> pack_linear(const QuantWeight& w, Precision precision);
+
+}  // namespace awq

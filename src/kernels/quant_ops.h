@@ -1,0 +1,35 @@
+// The heavy operations of quantization, on the Gram matrix G = XᵀX of a linear's inputs X [tokens, k]:
+// for any candidate Ŵ of W the output error is ‖X (W − Ŵ)ᵀ‖² = tr(E G Eᵀ) with E = W − Ŵ, so that no candidate
+// needs the tokens again. Deterministic for any number of threads.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "weights/quant_weight.h"
+
+namespace awq {
+
+// g [k, k] += xᵀ x; x [tokens, k] with row stride ldx. Sums are formed in float per fixed chunk of 256 tokens
+// and the chunks added in order, so the result depends only on the sequence of calls. Both triangles are written.
+// With bf16 = true x is rounded to bfloat16 first where the machine has bf16 products (ignored elsewhere).
+void gram_accumulate(const float* x, int64_t ldx, int64_t tokens, int64_t k, float* g, bool bf16);
+
+// loss[n] = e[n] G e[n]ᵀ for each row of e [rows, k]; g [k, k] symmetric. The product E·G is fp32, sums are double.
+void gram_loss_rows(const float* e, int64_t rows, int64_t k, const float* g, double* loss);
+// Sum over rows (added in row order).
+double gram_loss(const float* e, int64_t rows, int64_t k, const float* g);
+
+// Round to nearest on the range [min(w), max(w)] of each group (0 always inside), scale rounded to
+// scale_dtype before the codes are formed: s = (max - min)/max_code, z = round(-min/s), q = clamp(round(w/s) + z).
+// Symmetric: s = max|w| / (2^(bits-1) - 0.5)... see docs/formats.md. w [rows, cols].
+QuantWeight quantize_minmax(const float* w, int64_t rows, int64_t cols, const Scheme& scheme, DType scale_dtype);
+
+// Range search: for every row and group the pair (scale, integer zero) that minimises e B eᵀ, with B the group's
+// diagonal block of g and e the rounding error of that row's group. Candidates: `steps` independent shrinkings of both
+// ends of the range ("free and asymmetric clip"), followed by closed-form least-squares refinement of the scale.
+// AutoAWQ's symmetric clip grid and the unclipped range are always among the candidates.
+QuantWeight range_search(const float* w, int64_t rows, int64_t cols, const Scheme& scheme, DType scale_dtype, const float* g,
+                         int steps);
+
+}  // namespace awq
