@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""Records the golden checkpoints under tests/data/golden: tiny random-weight models and the logits transformers gives them.
+
+    record_golden.py [-o tests/data/golden] [--only NAME]...
+
+Each NAME/ is an ordinary Hugging Face directory (config.json, safetensors) plus expected.safetensors:
+    ids     I64 [2, 40]         two independent sequences, positions 0..39
+    logits  F32 [2, 40, vocab]  transformers, eager attention, weights as stored widened to float64
+Together they cover the spellings of config.json in transformers 4 and 5, every rope variant, biases, tied heads, query-to-kv
+ratios, storage dtypes and sharding. The logits come from loading the directory that was just written, so a spelling
+transformers itself reads differently cannot slip in.
+
+golden.json beside them states versions, the largest difference between float32 and float64 runs (the room a test's tolerance has
+to leave), and for each feature how far the logits move when a reader ignores it: recording fails if that is under 1e-2, because
+such a checkpoint would test nothing.
+
+Needs torch, transformers, safetensors. Deterministic: the same versions give the same bytes.
+"""
+import argparse
+import json
+import pathlib
+import shutil
+import zlib
+
+import safetensors
+import safetensors.torch
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+VOCAB, BATCH, LENGTH = 128, 2, 40
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+# Wavelengths for head_dim 16 and theta 500 are 6.3, 13.7, 29.7, 64.6, ...: with 32 original positions and factors 4 and 1 they
+# fall into all three bands (below 8 kept, 8..32 blended, above 32 divided), and the 40 recorded positions run past 32.
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32}
+
+
+def llama(hidden, inter, heads, kv, *, eps=1e-5, **extra):
+    return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "intermediate_size": inter,
+            "num_attention_heads": heads, "num_key_value_heads": kv, "num_hidden_layers": 2, "rms_norm_eps": eps,
+            "hidden_act": "silu", "max_position_embeddings": 64, "vocab_size": VOCAB, "tie_word_embeddings": False,
+            "bos_token_id": 1, "eos_token_id": 2, **extra}
+
+
+def qwen2(hidden, inter, heads, kv, **extra):
+    return {**llama(hidden, inter, heads, kv, eps=1e-6), "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **extra}
+
+
+# Per checkpoint: config.json, dtype as stored, number of shards, and for each feature the edit that ignores it: keys of the loaded
+# config, or the module whose biases are zeroed.
+VARIANTS = {
+    "llama-untied": dict(
+        config=llama(48, 64, 3, 3, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, dtype="float32"),
+        ignoring={"rope_theta": {"rope_theta": 500000.0}, "rms_norm_eps": {"rms_norm_eps": 1e-6}}),
+    "llama-tied": dict(
+        config=llama(64, 48, 4, 2, eps=1e-6, tie_word_embeddings=True, rope_theta=10000.0, rope_scaling=None,
+                     torch_dtype="float32"),
+        ignoring={"rms_norm_eps": {"rms_norm_eps": 1e-5}}),
+    # The oldest files leave out everything that has a default: MHA, eps 1e-6, theta 10000, untied, head_dim.
+    "llama-defaults": dict(
+        config={k: v for k, v in llama(48, 64, 3, 3, torch_dtype="float32").items()
+                if k not in ("num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "hidden_act")},
+        ignoring={"rms_norm_eps": {"rms_norm_eps": 1e-5}, "rope_theta": {"rope_theta": 500000.0}}),
+    "llama-biases": dict(
+        config=llama(48, 64, 6, 2, attention_bias=True, mlp_bias=True, dtype="float32",
+                     rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
+        ignoring={"attention_bias": "self_attn", "mlp_bias": "mlp"}),
+    "llama-rope-linear-v4": dict(
+        config=llama(48, 64, 3, 1, rope_theta=10000.0, rope_scaling={"type": "linear", "factor": 4.0}, torch_dtype="float32"),
+        ignoring={"rope_scaling": {"rope_type": "default"}}),
+    "llama-rope-linear-v5": dict(
+        config=llama(64, 96, 8, 2, rope_parameters={"rope_type": "linear", "rope_theta": 20000.0, "factor": 2.5},
+                     dtype="bfloat16"),
+        dtype="bfloat16", ignoring={"rope_scaling": {"rope_type": "default"}, "rope_theta": {"rope_theta": 10000.0}}),
+    "llama-rope-llama3-v4": dict(
+        config=llama(64, 96, 4, 1, rope_theta=500.0, rope_scaling=LLAMA3, torch_dtype="float16"),
+        dtype="float16", ignoring={"rope_scaling": {"rope_type": "default"}, "bands": {"rope_type": "linear"}}),
+    "llama-rope-llama3-v5": dict(
+        config=llama(48, 64, 3, 3, rope_parameters={**LLAMA3, "rope_theta": 500.0}, tie_word_embeddings=True, dtype="float32"),
+        ignoring={"rope_scaling": {"rope_type": "default"}, "bands": {"rope_type": "linear"}}),
+    "llama-head-dim": dict(  # 4 heads of 24: q_proj writes 96 values for a hidden size of 48
+        config=llama(48, 48, 4, 2, head_dim=24, rope_theta=10000.0, rope_scaling=None, torch_dtype="float32"), ignoring={}),
+    "llama-multi-query": dict(
+        config=llama(64, 128, 8, 1, rope_theta=10000.0, rope_scaling=None, torch_dtype="bfloat16"), dtype="bfloat16", ignoring={}),
+    "llama-sharded": dict(
+        config=llama(48, 64, 6, 3, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, dtype="float32"),
+        shards=2, ignoring={}),
+    "qwen2-untied": dict(  # with the sliding-window keys of published files, switched off as there
+        config=qwen2(48, 64, 6, 2, rope_theta=1000000.0, torch_dtype="float32", use_sliding_window=False, sliding_window=8,
+                     max_window_layers=1),
+        ignoring={"qkv_bias": "self_attn", "rope_theta": {"rope_theta": 10000.0}}),
+    "qwen2-tied": dict(
+        config=qwen2(64, 96, 4, 4, tie_word_embeddings=True, dtype="float16",
+                     rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
+        dtype="float16", ignoring={"qkv_bias": "self_attn"}),
+}
+
+
+def random_weights(config, seed):
+    """State dict of `config`. Everything is drawn wider than a fresh model's 0.02, so that a wrong head, bias or norm shows;
+    embeddings stay small because only then does eps matter in the first norm."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):
+        names = {n: p.shape for n, p in AutoModelForCausalLM.from_config(config).named_parameters()}
+    std = {"embed_tokens": 0.01, "lm_head": 0.4, "q_proj": 0.2, "k_proj": 0.2}
+    out = {}
+    for name in sorted(names):
+        draw = torch.randn(names[name], generator=g)
+        part = name.split(".")[-2]
+        if name.endswith("bias"):
+            out[name] = 0.5 * draw
+        elif len(names[name]) == 1:
+            out[name] = 1 + 0.3 * draw
+        else:
+            out[name] = std.get(part, 0.3) * draw
+    return out
+
+
+def save(directory, weights, shards):
+    if shards == 1:
+        safetensors.torch.save_file(weights, directory / "model.safetensors", {"format": "pt"})
+        return
+    names, where = sorted(weights), {}
+    for i in range(shards):
+        file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
+        part = names[i::shards]  # interleaved, so that the parts of one layer lie in different files
+        safetensors.torch.save_file({n: weights[n] for n in part}, directory / file, {"format": "pt"})
+        where.update({n: file for n in part})
+    total = sum(t.numel() * t.element_size() for t in weights.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+@torch.no_grad()
+def logits(directory, ids, dtype=torch.float64, ignore=None):
+    config = AutoConfig.from_pretrained(directory)
+    if isinstance(ignore, dict):
+        for key, value in ignore.items():
+            if key in config.rope_parameters:
+                config.rope_parameters = {**config.rope_parameters, key: value}
+            else:
+                setattr(config, key, value)
+    model = AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=dtype, attn_implementation="eager").eval()
+    if isinstance(ignore, str):
+        for name, p in model.named_parameters():
+            if name.endswith("bias") and ignore in name:
+                p.zero_()
+    return model(ids).logits
+
+
+def relative(a, b):
+    return float((a.double() - b.double()).abs().max() / b.double().abs().max())
+
+
+def record(out, name, spec):
+    directory = out / name
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(spec["config"], indent=2) + "\n")
+    seed = zlib.crc32(name.encode())  # of the name, so that adding a variant leaves the others as they are
+    dtype = DTYPES[spec.get("dtype", "float32")]
+    weights = random_weights(AutoConfig.from_pretrained(directory), seed)
+    if "embed_tokens" not in " ".join(weights):
+        raise SystemExit(f"{name}: no embedding among the parameters")
+    save(directory, {n: w.to(dtype).contiguous() for n, w in weights.items()}, spec.get("shards", 1))
+
+    ids = torch.randint(3, VOCAB, (BATCH, LENGTH), generator=torch.Generator().manual_seed(seed + 1))
+    want = logits(directory, ids)
+    safetensors.torch.save_file({"ids": ids, "logits": want.float().contiguous()}, directory / "expected.safetensors")
+    moved = {f: relative(logits(directory, ids, ignore=edit), want) for f, edit in spec["ignoring"].items()}
+    weak = [f for f, by in moved.items() if by < 1e-2]
+    if weak:
+        raise SystemExit(f"{name}: ignoring {weak} moves the logits by under 1e-2 ({moved}): choose other weights")
+    size = sum(f.stat().st_size for f in directory.iterdir())
+    row = {"float32_difference": float(f"{relative(logits(directory, ids, torch.float32), want):.1e}"),
+           "difference_when_ignored": {f: float(f"{by:.2g}") for f, by in moved.items()}}
+    print(f"{name:24} {size / 1024:7.1f} KiB  {row}")
+    return row
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("-o", "--out", type=pathlib.Path,
+                   default=pathlib.Path(__file__).resolve().parent.parent / "tests" / "data" / "golden")
+    p.add_argument("--only", action="append", choices=sorted(VARIANTS), help="record these alone")
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    file = a.out / "golden.json"
+    done = json.loads(file.read_text())["checkpoints"] if a.only and file.exists() else {}
+    for name in a.only or VARIANTS:
+        done[name] = record(a.out, name, VARIANTS[name])
+    about = {"recorded_by": "tools/record_golden.py",
+             "versions": {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__,
+                          "safetensors": safetensors.__version__},
+             "checkpoints": {n: done[n] for n in VARIANTS if n in done}}
+    file.write_text(json.dumps(about, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
