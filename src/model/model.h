@@ -1,0 +1,143 @@
+// A decoder that runs: blocks of attention and MLP over a paged key/value cache. One sequence is a batch of one;
+// calibration, evaluation and serving use the same forward.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/progress.h"
+#include "checkpoint/checkpoint.h"
+#include "kernels/linear.h"
+#include "kernels/ops.h"
+#include "model/arch.h"
+#include "model/config.h"
+
+namespace awq {
+
+// A step's tokens: the concatenation of spans of consecutive tokens of distinct sequences. positions[i] is the
+// position of tokens[i] in its sequence.
+struct BatchView {
+  std::span<const int32_t> tokens;
+  std::span<const int32_t> positions;
+  std::span<const SpanView> spans;
+};
+
+// Pages of kPageTokens tokens for all layers; page numbers are handed out by the caller (runtime/).
+class KvCache {
+ public:
+  KvCache(const ModelConfig& config, int64_t pages, DType dtype);  // dtype F32, F16 or BF16
+  int64_t pages() const { return pages_; }
+  int64_t bytes() const { return storage_.nbytes(); }
+  KvLayerView layer(int64_t index) const;
+  // Bytes one page takes over all layers.
+  static int64_t page_bytes(const ModelConfig& config, DType dtype);
+
+ private:
+  Tensor storage_;
+  KvLayerView view_;
+  int64_t pages_ = 0;
+};
+
+// Sees what flows into the linears and between blocks. Called on the thread that runs forward.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  // x [tokens, dim], the input of every linear that reads `site` in block `layer`.
+  virtual void on_input(int64_t layer, Site site, const float* x, int64_t tokens, int64_t dim) = 0;
+};
+
+// One weight as it was found: dense or quantized.
+using WeightSource = std::variant<Tensor, QuantWeight>;
+
+// Everything one block stores, by module name.
+struct BlockWeights {
+  Tensor input_norm, post_norm;                 // F32 [hidden]
+  std::map<std::string, WeightSource> weights;  // module -> [out, in]
+  std::map<std::string, Tensor> biases;         // module -> F32 [out]
+  // The dense F32 matrix of a module (dequantized if need be).
+  Tensor dense(const std::string& module) const;
+};
+// dense_f32: every weight becomes a mutable F32 Tensor, as quantization wants it.
+BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config, const BlockSpec& spec, bool dense_f32);
+
+// Linears with one input, outputs side by side: one product when the parts are stored alike, else several.
+class Linear {
+ public:
+  Linear() = default;
+  Linear(std::vector<const WeightSource*> weights, std::vector<const Tensor*> biases, Precision precision);
+  // x [tokens, in] -> y [tokens, out], overwritten.
+  void run(const float* x, int64_t tokens, float* y) const;
+  int64_t out() const { return out_; }
+  int64_t in() const { return in_; }
+  int64_t bytes() const;
+
+ private:
+  std::vector<std::unique_ptr<PackedLinear>> parts_;
+  Tensor bias_;  // F32 [out], empty when no part has one
+  int64_t out_ = 0, in_ = 0;
+};
+
+// Buffers of a forward pass, grown on demand and reused.
+struct Scratch {
+  std::vector<float> normed, qkv, attention, gate_up, mlp, delta;
+};
+
+class Block {
+ public:
+  Block(std::shared_ptr<const ModelConfig> config, const BlockSpec& spec, const BlockWeights& weights, Precision precision);
+  // hidden [tokens, hidden] is updated in place. cache == nullptr: every span is a whole sequence from position 0.
+  void forward(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch, Observer* observer) const;
+  int64_t bytes() const;
+
+ private:
+  void attention(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch, Observer* observer) const;
+  void mlp(float* hidden, int64_t tokens, Scratch& scratch, Observer* observer) const;
+
+  std::shared_ptr<const ModelConfig> config_;
+  int64_t layer_ = 0;
+  Tensor input_norm_, post_norm_;
+  std::vector<double> inv_freq_;
+  Linear qkv_, o_, gate_up_, down_;
+};
+
+struct LoadOptions {
+  Precision precision = Precision::kExact;
+  ProgressFn progress;
+};
+
+class Model {
+ public:
+  static std::shared_ptr<const Model> load(const Checkpoint& checkpoint, const LoadOptions& options = {});
+  // Assembled from parts: used where blocks come from elsewhere than a checkpoint (quantized in memory).
+  Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm, const Tensor& head,
+        std::vector<std::unique_ptr<Block>> blocks, Precision precision);
+
+  const ModelConfig& config() const { return *config_; }
+  // Runs the batch; hidden becomes the states after the final norm [tokens, hidden]. The caller owns scratch, so one
+  // Model serves several threads.
+  void forward(const BatchView& batch, const KvCache* cache, Scratch& scratch, std::vector<float>& hidden,
+               Observer* observer = nullptr) const;
+  // Logits [rows, vocab] of hidden states [rows, hidden] that forward produced.
+  void logits(const float* hidden, int64_t rows, float* out) const;
+  int64_t bytes() const;  // resident weights
+  int64_t decode_bytes() const;  // bytes a one-token step reads: all linears and the head
+
+ private:
+  std::shared_ptr<const ModelConfig> config_;
+  Tensor embedding_, final_norm_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  std::unique_ptr<PackedLinear> head_;
+};
+
+// Loads a vector [n] (norm gain, bias) as F32.
+Tensor load_vector(const Checkpoint& checkpoint, const std::string& name, int64_t n);
+// Embedding table in its stored float type, [vocab, hidden]; and the head: the embedding when tied.
+Tensor load_embedding(const Checkpoint& checkpoint, const ModelConfig& config);
+Tensor load_head(const Checkpoint& checkpoint, const ModelConfig& config, const Tensor& embedding);
+
+}  // namespace awq

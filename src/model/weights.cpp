@@ -1,0 +1,68 @@
+// Loading a block's weights by the names its ArchSpec declares.
+#include "model/model.h"
+
+namespace awq {
+
+Tensor load_vector(const Checkpoint& checkpoint, const std::string& name, int64_t n) {
+  return checkpoint.load_f32(name, {n});
+}
+
+Tensor BlockWeights::dense(const std::string& module) const {
+  const WeightSource& source = weights.at(module);
+  if (const auto* t = std::get_if<Tensor>(&source)) return t->to_f32();
+  const auto& q = std::get<QuantWeight>(source);
+  Tensor out(DType::kF32, {q.rows, q.cols});
+  dequantize(q, out.f32());
+  return out;
+}
+
+namespace {
+
+WeightSource load_weight(const Checkpoint& checkpoint, const LinearSpec& linear) {
+  if (!checkpoint.is_quantized(linear.module))
+    return checkpoint.load_shaped(linear.module + ".weight", {linear.out, linear.in});
+  QuantWeight q = checkpoint.load_quant(linear.module);
+  if (q.rows != linear.out || q.cols != linear.in)
+    fail(Code::kBadFile, "{}: '{}': expected {} outputs and {} inputs, got {} and {}", checkpoint.path().string(), linear.module,
+         linear.out, linear.in, q.rows, q.cols);
+  return q;
+}
+
+}  // namespace
+
+BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config, const BlockSpec& spec, bool dense_f32) {
+  BlockWeights block;
+  block.input_norm = load_vector(checkpoint, spec.input_norm + ".weight", config.hidden);
+  block.post_norm = load_vector(checkpoint, spec.post_norm + ".weight", config.hidden);
+  for (const LinearSpec& linear : spec.linears) {
+    block.weights[linear.module] = load_weight(checkpoint, linear);
+    if (dense_f32) {
+      Tensor dense = block.dense(linear.module);
+      const auto* source = std::get_if<Tensor>(&block.weights[linear.module]);
+      if (source != nullptr && source->bytes() == dense.bytes()) dense = dense.clone();  // a mapping is read-only
+      block.weights[linear.module] = std::move(dense);
+    }
+    // AutoAWQ writes a bias for every linear it replaces when the source had one; qwen2 exports may omit zeros.
+    if (linear.bias) block.biases[linear.module] = load_vector(checkpoint, linear.module + ".bias", linear.out);
+  }
+  return block;
+}
+
+Tensor load_embedding(const Checkpoint& checkpoint, const ModelConfig& config) {
+  Tensor t = checkpoint.load_shaped(kEmbedName, {config.vocab, config.hidden});
+  const bool direct = t.dtype() == DType::kF32 || t.dtype() == DType::kF16 || t.dtype() == DType::kBF16;
+  return direct ? t : t.to_f32();
+}
+
+Tensor load_head(const Checkpoint& checkpoint, const ModelConfig& config, const Tensor& embedding) {
+  if (config.tied || !checkpoint.has(kHeadName)) {
+    if (!config.tied)
+      fail(Code::kBadFile, "{}: tensor '{}' is missing and tie_word_embeddings is false", checkpoint.path().string(), kHeadName);
+    return embedding;
+  }
+  Tensor t = checkpoint.load_shaped(kHeadName, {config.vocab, config.hidden});
+  const bool direct = t.dtype() == DType::kF32 || t.dtype() == DType::kF16 || t.dtype() == DType::kBF16;
+  return direct ? t : t.to_f32();
+}
+
+}  // namespace awq
