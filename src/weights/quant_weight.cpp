@@ -10,28 +10,35 @@ namespace {
 // Scales were rounded to scale_dtype before the codes were formed; writing them must not round them again.
 bool representable(float scale, DType dtype) {
   switch (dtype) {
-    case DType::kF32: return true;
-    case DType::kF16: return round_to_fp16(scale) == scale;
-    case DType::kBF16: return round_to_bf16(scale) == scale;
-    default: return false;
+    case DType::kF32:
+      return true;
+    case DType::kF16:
+      return round_to_fp16(scale) == scale;
+    case DType::kBF16:
+      return round_to_bf16(scale) == scale;
+    default:
+      return false;
   }
 }
 
 void check_all_at_most(const std::vector<uint8_t>& values, int limit, const char* what) {
   for (size_t i = 0; i < values.size(); ++i)
-    if (values[i] > limit) fail(Code::kInternal, "quantized weight: {} {} is {}, at most {} allowed", what, i, values[i], limit);
+    if (values[i] > limit)
+      fail(Code::kInternal, "quantized weight: {} {} is {}, at most {} allowed", what, i, values[i], limit);
 }
 
 }  // namespace
 
 std::string Scheme::text() const {
-  return fmt::format("w{}g{}{}", bits, group < 0 ? "c" : std::to_string(group), zero == ZeroKind::kInteger ? "z" : "");
+  return fmt::format("w{}g{}{}", bits, group < 0 ? "c" : std::to_string(group),
+                     zero == ZeroKind::kInteger ? "z" : "");
 }
 
 void check_consistent(const QuantWeight& w) {
   const Scheme& s = w.scheme;
   if (s.bits < 2 || s.bits > 8) fail(Code::kInternal, "quantized weight: {} bits, expected 2 to 8", s.bits);
-  if (w.rows < 1 || w.cols < 1) fail(Code::kInternal, "quantized weight: shape [{}, {}] is empty", w.rows, w.cols);
+  if (w.rows < 1 || w.cols < 1)
+    fail(Code::kInternal, "quantized weight: shape [{}, {}] is empty", w.rows, w.cols);
   if (s.group == 0 || s.group < -1 || w.cols % s.group_size(w.cols) != 0)
     fail(Code::kInternal, "quantized weight: group size {} does not divide {} columns", s.group, w.cols);
 
@@ -39,8 +46,10 @@ void check_consistent(const QuantWeight& w) {
   const auto want_scales = static_cast<size_t>(w.rows * w.groups());
   const size_t want_zeros = s.zero == ZeroKind::kInteger ? want_scales : 0;
   if (w.codes.size() != want_codes || w.scales.size() != want_scales || w.zeros.size() != want_zeros)
-    fail(Code::kInternal, "quantized weight {} [{}, {}]: expected {} codes, {} scales, {} zeros, got {}, {}, {}", s.text(),
-         w.rows, w.cols, want_codes, want_scales, want_zeros, w.codes.size(), w.scales.size(), w.zeros.size());
+    fail(Code::kInternal,
+         "quantized weight {} [{}, {}]: expected {} codes, {} scales, {} zeros, got {}, {}, {}", s.text(),
+         w.rows, w.cols, want_codes, want_scales, want_zeros, w.codes.size(), w.scales.size(),
+         w.zeros.size());
 
   check_all_at_most(w.codes, s.max_code(), "code");
   check_all_at_most(w.zeros, s.max_code(), "zero point");

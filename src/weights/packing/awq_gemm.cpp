@@ -63,7 +63,8 @@ void unpack(const std::byte* words, int64_t rows, int64_t cols, uint8_t* nibbles
       for (int64_t k = k0; k < std::min(cols, k0 + kTileCols); ++k) {
         for (int64_t c = c0; c < c1; ++c) {
           const uint32_t word = load_word(words, k * width + c);
-          for (int j = 0; j < kPerWord; ++j) nibbles[(kPerWord * c + j) * cols + k] = (word >> kShift[j]) & 15;
+          for (int j = 0; j < kPerWord; ++j)
+            nibbles[(kPerWord * c + j) * cols + k] = (word >> kShift[j]) & 15;
         }
       }
     }
@@ -94,7 +95,8 @@ std::vector<float> read_scales(const Tensor& scales, int64_t rows, int64_t group
     for (int64_t n = 0; n < rows; ++n) {
       const float s = by_group[g * rows + n];
       if (!std::isfinite(s))
-        fail(Code::kBadFile, "{}.scales: expected finite values, got {} at element {}", name, s, g * rows + n);
+        fail(Code::kBadFile, "{}.scales: expected finite values, got {} at element {}", name, s,
+             g * rows + n);
       out[n * groups + g] = s;
     }
   }
@@ -105,12 +107,15 @@ std::vector<float> read_scales(const Tensor& scales, int64_t rows, int64_t group
 
 AwqGemmTensors encode_awq_gemm(const QuantWeight& w) {
   if (w.scheme.bits != 4)
-    fail(Code::kBadArgument, "awq gemm layout: expected 4 bits, got {}; write other widths with --format dense", w.scheme.bits);
+    fail(Code::kBadArgument,
+         "awq gemm layout: expected 4 bits, got {}; write other widths with --format dense", w.scheme.bits);
   if (w.rows % kPerWord != 0)
-    fail(Code::kBadArgument, "awq gemm layout: expected a multiple of 8 outputs, got {}; leave the layer out with --skip",
+    fail(Code::kBadArgument,
+         "awq gemm layout: expected a multiple of 8 outputs, got {}; leave the layer out with --skip",
          w.rows);
   if (w.scale_dtype != DType::kF16 && w.scale_dtype != DType::kBF16)
-    fail(Code::kBadArgument, "awq gemm layout: expected F16 or BF16 scales, got {}", dtype_name(w.scale_dtype));
+    fail(Code::kBadArgument, "awq gemm layout: expected F16 or BF16 scales, got {}",
+         dtype_name(w.scale_dtype));
   check_consistent(w);
 
   const int64_t groups = w.groups(), width = w.rows / kPerWord;
@@ -125,26 +130,30 @@ AwqGemmTensors encode_awq_gemm(const QuantWeight& w) {
   std::vector<float> by_group(w.scales.size());
   for (int64_t n = 0; n < w.rows; ++n)
     for (int64_t g = 0; g < groups; ++g) by_group[g * w.rows + n] = w.scales[n * groups + g];
-  convert_from_f32(by_group.data(), w.scale_dtype, out.scales.mutable_bytes(), static_cast<int64_t>(by_group.size()));
+  convert_from_f32(by_group.data(), w.scale_dtype, out.scales.mutable_bytes(),
+                   static_cast<int64_t>(by_group.size()));
   return out;
 }
 
 QuantWeight decode_awq_gemm(const Tensor& qweight, const Tensor& qzeros, const Tensor& scales, int group,
                             const std::string& name) {
   if (qweight.rank() != 2 || qweight.dtype() != DType::kI32 || qweight.numel() == 0)
-    fail(Code::kBadFile, "{}.qweight: expected I32 [inputs, outputs/8], got {} {}", name, dtype_name(qweight.dtype()),
-         shape_text(qweight.shape()));
+    fail(Code::kBadFile, "{}.qweight: expected I32 [inputs, outputs/8], got {} {}", name,
+         dtype_name(qweight.dtype()), shape_text(qweight.shape()));
   const int64_t cols = qweight.dim(0), rows = qweight.dim(1) * kPerWord;
-  if (qzeros.rank() != 2) expect(qzeros, DType::kI32, {group < 1 ? 1 : cols / group, qweight.dim(1)}, name, "qzeros");
+  if (qzeros.rank() != 2)
+    expect(qzeros, DType::kI32, {group < 1 ? 1 : cols / group, qweight.dim(1)}, name, "qzeros");
   const int64_t groups = qzeros.dim(0);
   expect(qzeros, DType::kI32, {groups, qweight.dim(1)}, name, "qzeros");
 
   QuantWeight w;
   w.rows = rows;
   w.cols = cols;
-  w.scheme = {.bits = 4, .group = group_from_shapes(cols, groups, rows, group, name), .zero = ZeroKind::kInteger};
+  w.scheme = {
+      .bits = 4, .group = group_from_shapes(cols, groups, rows, group, name), .zero = ZeroKind::kInteger};
   w.scale_dtype = scales.dtype();
-  const bool known = w.scale_dtype == DType::kF16 || w.scale_dtype == DType::kBF16 || w.scale_dtype == DType::kF32;
+  const bool known =
+      w.scale_dtype == DType::kF16 || w.scale_dtype == DType::kBF16 || w.scale_dtype == DType::kF32;
   expect(scales, known ? w.scale_dtype : DType::kF16, {groups, rows}, name, "scales");
 
   w.codes.resize(static_cast<size_t>(rows * cols));

@@ -17,9 +17,9 @@ namespace {
 // The worked example of docs/formats.md, section a: q[n,k] = (n + 3k) mod 16, z[n] = (5 + n) mod 16,
 // s[n] = 2^-(4 + n mod 3).
 constexpr int64_t kN = 16, kK = 8;
-const std::vector<uint32_t> kQweight = {0x75316420, 0xFDB9ECA8, 0xA8649753, 0x20EC1FDB, 0xDB97CA86, 0x531F420E,
-                                        0x0ECAFDB9, 0x86427531, 0x31FD20EC, 0xB975A864, 0x6420531F, 0xECA8DB97,
-                                        0x97538642, 0x1FDB0ECA, 0xCA86B975, 0x420E31FD};
+const std::vector<uint32_t> kQweight = {
+    0x75316420, 0xFDB9ECA8, 0xA8649753, 0x20EC1FDB, 0xDB97CA86, 0x531F420E, 0x0ECAFDB9, 0x86427531,
+    0x31FD20EC, 0xB975A864, 0x6420531F, 0xECA8DB97, 0x97538642, 0x1FDB0ECA, 0xCA86B975, 0x420E31FD};
 const std::vector<uint32_t> kQzeros = {0xCA86B975, 0x420E31FD};
 const std::vector<uint16_t> kScales = {0x2C00, 0x2800, 0x2400, 0x2C00, 0x2800, 0x2400, 0x2C00, 0x2800,
                                        0x2400, 0x2C00, 0x2800, 0x2400, 0x2C00, 0x2800, 0x2400, 0x2C00};
@@ -51,7 +51,8 @@ std::vector<T> values_of(const Tensor& t) {
   return values;
 }
 
-QuantWeight random_weight(std::mt19937& rng, int64_t rows, int64_t cols, int group, ZeroKind zero, DType scale_dtype) {
+QuantWeight random_weight(std::mt19937& rng, int64_t rows, int64_t cols, int group, ZeroKind zero,
+                          DType scale_dtype) {
   QuantWeight w;
   w.scheme = {.bits = 4, .group = group, .zero = zero};
   w.rows = rows;
@@ -86,8 +87,9 @@ TEST(AwqGemm, EncodesTheWorkedExampleBitExactly) {
 
 TEST(AwqGemm, DecodesTheWorkedExample) {
   // Several of the words are negative as int32: the sign must not spread into the upper nibbles.
-  const QuantWeight w = decode_awq_gemm(tensor_of(DType::kI32, {8, 2}, kQweight), tensor_of(DType::kI32, {1, 2}, kQzeros),
-                                        tensor_of(DType::kF16, {1, 16}, kScales), 8, "x");
+  const QuantWeight w =
+      decode_awq_gemm(tensor_of(DType::kI32, {8, 2}, kQweight), tensor_of(DType::kI32, {1, 2}, kQzeros),
+                      tensor_of(DType::kF16, {1, 16}, kScales), 8, "x");
   const QuantWeight expected = worked_example();
   EXPECT_EQ(w.scheme, expected.scheme);
   EXPECT_EQ(w.rows, kN);
@@ -112,8 +114,9 @@ TEST(AwqGemm, ReadsScalesOfEveryDtypeAndUnalignedBytes) {
   std::memcpy(shifted->data() + 1, kQweight.data(), 4 * kQweight.size());
   const Tensor qweight(DType::kI32, {8, 2}, shifted->data() + 1, shifted);
   const Tensor qzeros = tensor_of(DType::kI32, {1, 2}, kQzeros);
-  for (const Tensor& scales : {tensor_of(DType::kF32, {1, 16}, as_float), tensor_of(DType::kBF16, {1, 16}, as_bf16),
-                               tensor_of(DType::kF16, {1, 16}, kScales)}) {
+  for (const Tensor& scales :
+       {tensor_of(DType::kF32, {1, 16}, as_float), tensor_of(DType::kBF16, {1, 16}, as_bf16),
+        tensor_of(DType::kF16, {1, 16}, kScales)}) {
     const QuantWeight w = decode_awq_gemm(qweight, qzeros, scales, -1, "x");
     EXPECT_EQ(w.scale_dtype, scales.dtype());
     EXPECT_EQ(w.scheme.group, -1);
@@ -176,15 +179,18 @@ void expect_error(Code code, const std::string& text, const std::function<void()
 TEST(AwqGemm, RefusesWhatTheLayoutCannotHold) {
   std::mt19937 rng(1);
   QuantWeight w = random_weight(rng, 12, 32, 32, ZeroKind::kInteger, DType::kF16);
-  expect_error(Code::kBadArgument, "awq gemm layout: expected a multiple of 8 outputs, got 12; leave the layer out with --skip",
+  expect_error(Code::kBadArgument,
+               "awq gemm layout: expected a multiple of 8 outputs, got 12; leave the layer out with --skip",
                [&] { encode_awq_gemm(w); });
   w = random_weight(rng, 16, 32, 32, ZeroKind::kInteger, DType::kF16);
   w.scheme.bits = 3;
-  expect_error(Code::kBadArgument, "awq gemm layout: expected 4 bits, got 3; write other widths with --format dense",
+  expect_error(Code::kBadArgument,
+               "awq gemm layout: expected 4 bits, got 3; write other widths with --format dense",
                [&] { encode_awq_gemm(w); });
   w.scheme.bits = 4;
   w.scale_dtype = DType::kF32;
-  expect_error(Code::kBadArgument, "awq gemm layout: expected F16 or BF16 scales, got F32", [&] { encode_awq_gemm(w); });
+  expect_error(Code::kBadArgument, "awq gemm layout: expected F16 or BF16 scales, got F32",
+               [&] { encode_awq_gemm(w); });
 }
 
 TEST(AwqGemm, DecodeErrorsNameTheModuleAndBothShapes) {
