@@ -1,0 +1,15 @@
+// The commands, one per file cmd_<name>.cpp; main.cpp adds them in the order of --help.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace awq::cli {
+
+struct Context;
+
+void add_report(CLI::App& app, Context& context);
+void add_env(CLI::App& app, Context& context);
+
+}  // namespace awq::cli

@@ -1,0 +1,71 @@
+// What all commands share: the options accepted everywhere, the form of help and of command line errors, and
+// how results reach standard output.
+//
+// A command is one file cmd_<name>.cpp with `void add_<name>(CLI::App&, Context&)`, declared in commands.h
+// and listed in main.cpp. It declares its options with CLI11 and leaves a function that does the work:
+//
+//   void add_env(CLI::App& app, Context& context) {
+//     auto& command = add_command(app, context, {"env", "Show ...", "awq env\nawq env --json"},
+//                                 [&context] { return run(context); });
+//     command.add_option(...);
+//   }
+//
+// The work starts after the whole command line has been read, with threads, log sink and progress in place.
+// It returns the exit status, 0 for done; failures are thrown as awq::Error.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/progress.h"
+
+namespace awq::cli {
+
+// The heading in --help of the options every command accepts.
+inline constexpr const char* kEverywhere = "Everywhere";
+
+struct Context {
+  bool json = false;              // --json: results as one JSON object
+  std::string progress = "auto";  // --progress: auto (a bar on a terminal, else lines), plain (lines), none
+  bool quiet = false;             // -q: neither progress nor anything below a warning
+  bool verbose = false;           // -v: debug messages too
+  int threads = 0;                // --threads; 0: the cores this process may use
+  std::string device = "auto";    // --device: auto, cpu, cuda
+  ProgressFn report;         // give it to the library; draws on standard error. Set before `run` is called.
+  std::function<int()> run;  // the chosen command's work, set while the command line is read
+};
+
+struct CommandText {
+  const char* name;
+  const char* summary;   // one line, at most 60 characters: it stands in the list of commands
+  const char* examples;  // two lines to copy, each at most 78 characters
+};
+
+// Adds a subcommand with the options accepted everywhere.
+CLI::App& add_command(CLI::App& app, Context& context, const CommandText& text, std::function<int()> run);
+void add_common_options(CLI::App& command, Context& context);
+
+// Accepts exactly these words; anything else is refused with the nearest of them.
+CLI::Validator one_of(std::vector<std::string> words);
+
+// Opens with the examples, then summary, usage, arguments and options; at most 80 columns.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  std::string make_help(const CLI::App* app, std::string name, CLI::AppFormatMode mode) const override;
+};
+
+// The nearest of `words` by edit distance (swapped neighbours count once) or the only one `word` begins, ""
+// when none is near enough to suggest.
+std::string nearest(std::string_view word, const std::vector<std::string>& words);
+
+// One line for standard error: what is wrong with the command line, and what was probably meant.
+std::string explain(const CLI::App& app, const CLI::ParseError& error);
+
+// Results, on standard output. Text that is not UTF-8 (a model's raw output) is made so.
+void print_json(const nlohmann::ordered_json& object);
+void print_line(std::string_view line);
+
+}  // namespace awq::cli
