@@ -15,6 +15,8 @@
 
 namespace awq {
 
+class GgufFile;
+
 // Where a tensor lies, for listings and error messages.
 struct StoredTensor {
   std::string name;         // Hugging Face name, e.g. "model.layers.0.mlp.up_proj.weight"
@@ -51,6 +53,7 @@ class Checkpoint {
 
   virtual const std::filesystem::path& path() const = 0;
   virtual bool is_gguf() const = 0;
+  virtual const GgufFile* gguf() const { return nullptr; }  // the file behind a GGUF checkpoint
   // config.json; for GGUF the equivalent made from metadata (docs/formats.md, section h).
   virtual const nlohmann::ordered_json& config() const = 0;
   virtual const std::vector<StoredTensor>& tensors() const = 0;  // in file order

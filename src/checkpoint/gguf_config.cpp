@@ -1,0 +1,158 @@
+#include "checkpoint/gguf_config.h"
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/gguf_rope.h"
+#include "formats/printable.h"
+
+namespace awq {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+class Metadata {
+ public:
+  Metadata(const GgufFile& gguf, const GgufArch& arch) : gguf_(gguf), prefix_(std::string(arch.name) + ".") {}
+
+  // A count or size of the model: 1 .. 2^31-1.
+  int64_t size(const std::string& key) const {
+    const auto n = optional_size(key);
+    if (!n) fail(Code::kBadFile, "{}: key '{}{}' is missing", file(), prefix_, key);
+    return *n;
+  }
+  std::optional<int64_t> optional_size(const std::string& key) const {
+    const GgufValue* v = gguf_.value(prefix_ + key);
+    if (v && v->kind == GgufKind::kArray)
+      fail(Code::kUnsupported, "{}: key '{}{}': expected one number for all layers, got one per layer", file(), prefix_, key);
+    const auto n = gguf_.integer(prefix_ + key);
+    if (n && (*n < 1 || *n > INT32_MAX))
+      fail(Code::kBadFile, "{}: key '{}{}': expected 1 to {}, got {}", file(), prefix_, key, INT32_MAX, *n);
+    return n;
+  }
+  double positive(const std::string& key) const {
+    const auto x = gguf_.real(prefix_ + key);
+    if (!x || *x <= 0) fail(Code::kBadFile, "{}: key '{}{}': expected a positive number", file(), prefix_, key);
+    return *x;
+  }
+  [[noreturn]] void unsupported(const std::string& key, const std::string& what) const {
+    fail(Code::kUnsupported, "{}: key '{}{}': {}", file(), prefix_, key, what);
+  }
+  std::string file() const { return gguf_.path().string(); }
+
+ private:
+  const GgufFile& gguf_;
+  std::string prefix_;
+};
+
+void refuse_what_config_cannot_say(const GgufFile& gguf, const GgufArch& arch, const Metadata& meta) {
+  const std::string prefix = std::string(arch.name) + ".";
+  if (const auto experts = gguf.integer(prefix + "expert_count"); experts && *experts > 0)
+    meta.unsupported("expert_count", fmt::format("{} experts, expected a dense model", *experts));
+  if (const auto window = gguf.integer(prefix + "attention.sliding_window"); window && *window > 0)
+    meta.unsupported("attention.sliding_window", "expected attention over the whole context");
+}
+
+int64_t head_dim_of(const Metadata& meta, int64_t hidden, int64_t heads) {
+  const auto key_length = meta.optional_size("attention.key_length");
+  if (!key_length && hidden % heads != 0)
+    fail(Code::kBadFile, "{}: expected heads to divide embedding_length, got {} and {}", meta.file(), heads, hidden);
+  const int64_t head_dim = key_length.value_or(hidden / heads);
+  if (const auto v = meta.optional_size("attention.value_length"); v && *v != head_dim)
+    meta.unsupported("attention.value_length", fmt::format("expected key_length {}, got {}", head_dim, *v));
+  if (const auto d = meta.optional_size("rope.dimension_count"); d && *d != head_dim)
+    meta.unsupported("rope.dimension_count", fmt::format("expected the whole head of {}, got {}", head_dim, *d));
+  if (head_dim % 2 != 0) fail(Code::kBadFile, "{}: expected an even head dimension, got {}", meta.file(), head_dim);
+  return head_dim;
+}
+
+int64_t vocabulary_rows(const GgufFile& gguf) {
+  const GgufTensor* embedding = gguf.find("token_embd.weight");
+  if (!embedding) fail(Code::kBadFile, "{}: tensor 'token_embd.weight' is missing", gguf.path().string());
+  if (embedding->shape.size() != 2)
+    fail(Code::kBadFile, "{}: tensor 'token_embd.weight': expected a matrix, got shape {}", gguf.path().string(),
+         shape_text(embedding->shape));
+  const int64_t rows = embedding->shape[0];
+  const GgufValue* tokens = gguf.value("tokenizer.ggml.tokens");
+  if (tokens && tokens->count > rows)
+    fail(Code::kBadFile, "{}: key 'tokenizer.ggml.tokens': expected at most {} tokens, the rows of token_embd.weight, got {}",
+         gguf.path().string(), rows, tokens->count);
+  return rows;
+}
+
+void add_token_ids(Json& json, const GgufFile& gguf) {
+  const std::pair<const char*, const char*> ids[] = {{"bos_token_id", "tokenizer.ggml.bos_token_id"},
+                                                     {"eos_token_id", "tokenizer.ggml.eos_token_id"},
+                                                     {"pad_token_id", "tokenizer.ggml.padding_token_id"}};
+  for (const auto& [name, key] : ids)
+    if (const auto id = gguf.integer(key)) json[name] = *id;
+}
+
+// Whether the layers' linears `names` carry biases: all of them or none, as config.json can say only that.
+bool has_biases(const GgufFile& gguf, std::initializer_list<const char*> names) {
+  size_t found = 0;
+  for (const char* name : names) found += gguf.find(fmt::format("blk.0.{}.bias", name)) != nullptr;
+  if (found != 0 && found != names.size())
+    fail(Code::kUnsupported, "{}: tensor 'blk.0.{}.bias' or a bias beside it is missing; expected all or none",
+         gguf.path().string(), *names.begin());
+  return found != 0;
+}
+
+void add_rope(Json& json, const Json& rope) {
+  // Both spellings: transformers 5 reads rope_parameters, transformers 4 rope_theta and rope_scaling.
+  json["rope_theta"] = rope["rope_theta"];
+  if (rope["rope_type"] != "default") {
+    Json scaling = rope;
+    scaling.erase("rope_theta");
+    json["rope_scaling"] = scaling;
+  }
+  json["rope_parameters"] = rope;
+}
+
+}  // namespace
+
+Json config_from_gguf(const GgufFile& gguf, const GgufArch& arch) {
+  const Metadata meta(gguf, arch);
+  refuse_what_config_cannot_say(gguf, arch, meta);
+  const int64_t hidden = meta.size("embedding_length"), heads = meta.size("attention.head_count");
+  const int64_t kv_heads = meta.optional_size("attention.head_count_kv").value_or(heads);
+  const int64_t head_dim = head_dim_of(meta, hidden, heads);
+  const bool llama = arch.model_type == "llama";
+
+  Json json = Json::object();
+  json["architectures"] = Json::array({std::string(arch.architecture)});
+  json["model_type"] = std::string(arch.model_type);
+  json["vocab_size"] = vocabulary_rows(gguf);
+  json["hidden_size"] = hidden;
+  json["intermediate_size"] = meta.size("feed_forward_length");
+  json["num_hidden_layers"] = meta.size("block_count");
+  json["num_attention_heads"] = heads;
+  json["num_key_value_heads"] = kv_heads;
+  if (meta.optional_size("attention.key_length")) json["head_dim"] = head_dim;
+  json["hidden_act"] = "silu";
+  json["max_position_embeddings"] = meta.size("context_length");
+  json["rms_norm_eps"] = meta.positive("attention.layer_norm_rms_epsilon");
+  add_rope(json, rope_parameters_from_gguf(gguf, arch, head_dim));
+  if (llama) {
+    json["attention_bias"] = has_biases(gguf, {"attn_q", "attn_k", "attn_v", "attn_output"});
+    json["mlp_bias"] = has_biases(gguf, {"ffn_gate", "ffn_up", "ffn_down"});
+  } else {
+    json["use_sliding_window"] = false;
+  }
+  json["attention_dropout"] = 0.0;
+  json["tie_word_embeddings"] = gguf.find("output.weight") == nullptr;
+  add_token_ids(json, gguf);
+  json["torch_dtype"] = "float16";
+  json["dtype"] = "float16";
+  json["use_cache"] = true;
+  return json;
+}
+
+Json generation_config_from_gguf(const GgufFile& gguf) {
+  Json json = {{"_from_model_config", true}};
+  add_token_ids(json, gguf);
+  const auto eos = gguf.integer("tokenizer.ggml.eos_token_id"), eot = gguf.integer("tokenizer.ggml.eot_token_id");
+  if (eos && eot && *eos != *eot) json["eos_token_id"] = Json::array({*eos, *eot});
+  return json;
+}
+
+}  // namespace awq

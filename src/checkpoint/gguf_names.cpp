@@ -1,0 +1,67 @@
+#include "checkpoint/gguf_names.h"
+
+namespace awq {
+namespace {
+
+constexpr GgufName kGlobal[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+};
+
+constexpr GgufName kLlamaBlock[] = {
+    {"attn_norm", "input_layernorm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"},
+};
+
+constexpr GgufArch kArchs[] = {
+    {"llama", "llama", "LlamaForCausalLM", true, kLlamaBlock},
+    {"qwen2", "qwen2", "Qwen2ForCausalLM", false, kLlamaBlock},
+};
+
+std::optional<std::string_view> translate(std::span<const GgufName> names, std::string_view gguf) {
+  for (const GgufName& n : names)
+    if (n.gguf == gguf) return n.hf;
+  return std::nullopt;
+}
+
+}  // namespace
+
+const GgufArch* find_gguf_arch(std::string_view name) {
+  for (const GgufArch& a : kArchs)
+    if (a.name == name) return &a;
+  return nullptr;
+}
+
+std::string known_gguf_archs() {
+  std::string text;
+  for (const GgufArch& a : kArchs) text += (text.empty() ? "" : ", ") + std::string(a.name);
+  return text;
+}
+
+std::optional<std::string> hf_tensor_name(const GgufArch& arch, std::string_view gguf_name) {
+  const size_t dot = gguf_name.rfind('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  std::string_view stem = gguf_name.substr(0, dot);
+  const std::string_view kind = gguf_name.substr(dot);  // ".weight" or ".bias"
+  if (kind != ".weight" && kind != ".bias") return std::nullopt;
+  if (!stem.starts_with("blk.")) {
+    const auto hf = translate(kGlobal, stem);
+    return hf ? std::optional(std::string(*hf) + std::string(kind)) : std::nullopt;
+  }
+  stem.remove_prefix(4);
+  const size_t digits = stem.find_first_not_of("0123456789");
+  if (digits == 0 || digits == std::string_view::npos || stem[digits] != '.') return std::nullopt;
+  const auto hf = translate(arch.block, stem.substr(digits + 1));
+  if (!hf) return std::nullopt;
+  return "model.layers." + std::string(stem.substr(0, digits)) + "." + std::string(*hf) + std::string(kind);
+}
+
+}  // namespace awq

@@ -1,0 +1,15 @@
+// Rope settings of a GGUF file in config.json's terms.
+#pragma once
+#include <nlohmann/json_fwd.hpp>
+
+#include "checkpoint/gguf_names.h"
+#include "formats/gguf.h"
+
+namespace awq {
+
+// {"rope_type": "default" | "linear" | "yarn" | "llama3", "rope_theta": ..., ...} for heads of `head_dim`. Llama 3's
+// scaling is stored only as its effect, the tensor rope_freqs.weight [head_dim/2] of divisors; its parameters are
+// found again by recomputing the divisors of the published settings and comparing. kUnsupported when none gives them.
+nlohmann::ordered_json rope_parameters_from_gguf(const GgufFile& gguf, const GgufArch& arch, int64_t head_dim);
+
+}  // namespace awq

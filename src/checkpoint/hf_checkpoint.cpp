@@ -1,0 +1,194 @@
+// A Hugging Face directory: config.json and safetensors, single or sharded.
+#include <simdjson.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <unordered_map>
+
+#include "base/system.h"
+#include "checkpoint/awq_config.h"
+#include "checkpoint/json_file.h"
+#include "checkpoint/side_files.h"
+#include "checkpoint/source_format.h"
+#include "checkpoint/sources.h"
+#include "formats/printable.h"
+#include "formats/safetensors.h"
+
+namespace awq {
+namespace {
+
+namespace fs = std::filesystem;
+using WeightMap = std::map<std::string, std::string>;  // tensor -> shard
+
+// A shard is a file of this very directory: a name with a separator or ".." could reach anywhere.
+void check_shard_name(const fs::path& index, const std::string& tensor, const std::string& shard) {
+  const bool plain = shard.find_first_of("/\\") == std::string::npos && shard.find("..") == std::string::npos &&
+                     shard.find('\0') == std::string::npos;
+  if (!plain || !shard.ends_with(".safetensors"))
+    fail(Code::kBadFile, "{}: weight_map of '{}': expected the plain name of a .safetensors file, got '{}'", index.string(),
+         printable(tensor), printable(shard));
+}
+
+WeightMap read_index(const fs::path& path) {
+  simdjson::dom::parser parser;
+  const simdjson::padded_string text(read_text_file(path));
+  simdjson::dom::element root;
+  if (const auto error = parser.parse(text).get(root))
+    fail(Code::kBadFile, "{}: expected JSON, got {}", path.string(), simdjson::error_message(error));
+  simdjson::dom::object map;
+  if (root["weight_map"].get(map))
+    fail(Code::kBadFile, "{}: expected an object 'weight_map' from tensors to files", path.string());
+  WeightMap out;
+  for (const auto& [tensor, value] : map) {
+    std::string_view shard;
+    if (value.get(shard))
+      fail(Code::kBadFile, "{}: weight_map of '{}': expected a file name", path.string(), printable(tensor));
+    check_shard_name(path, std::string(tensor), std::string(shard));
+    if (!out.emplace(tensor, shard).second)
+      fail(Code::kBadFile, "{}: weight_map: tensor '{}' occurs twice", path.string(), printable(tensor));
+  }
+  return out;
+}
+
+[[noreturn]] void fail_without_safetensors(const fs::path& dir) {
+  std::set<std::string> pickles, ggufs;
+  for (const auto& entry : fs::directory_iterator(dir)) {
+    const std::string extension = entry.path().extension().string(), name = entry.path().filename().string();
+    if (extension == ".bin" || extension == ".pt" || extension == ".pth") pickles.insert(name);
+    if (extension == ".gguf") ggufs.insert(name);
+  }
+  if (!pickles.empty())
+    fail(Code::kUnsupported,
+         "{}: a pickle can run code when it is read, so it is not read here; convert it where you trust it: python -c "
+         "\"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{}').save_pretrained('{}-safetensors')\"",
+         (dir / *pickles.begin()).string(), dir.string(), dir.string());
+  if (!ggufs.empty())
+    fail(Code::kNotFound, "{}: expected model.safetensors; to read the GGUF name it: {}", dir.string(),
+         (dir / *ggufs.begin()).string());
+  fail(Code::kNotFound, "{}: expected model.safetensors or model.safetensors.index.json, found neither", dir.string());
+}
+
+class HfCheckpoint : public Checkpoint {
+ public:
+  explicit HfCheckpoint(const fs::path& dir) : dir_(dir), config_(read_json_object(dir / "config.json")) {
+    open_files();
+    awq_ = read_awq_config(dir, config_);
+    check_packed_weights();
+    if (awq_ && awq_->modules_to_not_convert.empty()) awq_->modules_to_not_convert = dense_modules();
+  }
+
+  const fs::path& path() const override { return dir_; }
+  bool is_gguf() const override { return false; }
+  const nlohmann::ordered_json& config() const override { return config_; }
+  const std::vector<StoredTensor>& tensors() const override { return tensors_; }
+  const StoredTensor* find(std::string_view name) const override {
+    const auto it = index_.find(name);
+    return it == index_.end() ? nullptr : &tensors_[it->second];
+  }
+
+  Tensor load(std::string_view name, bool check_finite) const override {
+    const StoredTensor* stored = find(name);
+    if (!stored) no_such_tensor(*this, name);
+    const SafetensorsFile& file = file_of(*stored);
+    Tensor tensor = file.tensor(*file.find(name));
+    if (check_finite) require_finite(tensor, *stored);
+    return tensor;
+  }
+
+  const std::optional<AwqConfig>& awq() const override { return awq_; }
+  SourceFormat format() const override { return describe_format(tensors_, awq_); }
+  std::string fingerprint() const override {
+    return fingerprint_tensors(*this, [&](const StoredTensor& t) -> const MappedFile& { return *file_of(t).file(); });
+  }
+  std::vector<SideFile> side_files() const override { return read_side_files(dir_); }
+  std::string license() const override {
+    for (const char* name : {"README.md", "README.source.md"}) {
+      if (!fs::is_regular_file(dir_ / name)) continue;
+      const std::string license = license_of_readme(read_text_file(dir_ / name));
+      if (!license.empty()) return license;
+    }
+    return "";
+  }
+
+ private:
+  void open_files() {
+    const fs::path single = dir_ / "model.safetensors", index = dir_ / "model.safetensors.index.json";
+    if (fs::exists(single))
+      add_file(single, nullptr);
+    else if (fs::exists(index))
+      open_shards(index);
+    else
+      fail_without_safetensors(dir_);
+    index_.reserve(tensors_.size());
+    for (size_t i = 0; i < tensors_.size(); ++i)
+      if (!index_.emplace(tensors_[i].name, i).second)
+        fail(Code::kBadFile, "{}: tensor '{}' occurs in two shards", tensors_[i].file.string(), printable(tensors_[i].name));
+  }
+
+  void open_shards(const fs::path& index) {
+    const WeightMap map = read_index(index);
+    std::set<std::string> shards;
+    for (const auto& [tensor, shard] : map) shards.insert(shard);
+    for (const std::string& shard : shards) {
+      if (!fs::exists(dir_ / shard))
+        fail(Code::kNotFound, "{}: shard named by {} is missing", (dir_ / shard).string(), index.filename().string());
+      add_file(dir_ / shard, &map);
+    }
+    for (const auto& [tensor, shard] : map)
+      if (!files_.at((dir_ / shard).string())->find(tensor))
+        fail(Code::kBadFile, "{}: expected tensor '{}' as {} says, found none", (dir_ / shard).string(), printable(tensor),
+             index.filename().string());
+  }
+
+  // With a map, a tensor it places in another shard is skipped here.
+  void add_file(const fs::path& path, const WeightMap* map) {
+    auto file = SafetensorsFile::open(path);
+    for (const SafetensorsEntry& e : file->entries()) {
+      if (map)
+        if (const auto it = map->find(e.name); it != map->end() && it->second != path.filename().string()) continue;
+      tensors_.push_back({e.name, e.name, e.dtype_name, e.shape, path, e.offset, e.bytes});
+    }
+    files_.emplace(path.string(), std::move(file));
+  }
+
+  void check_packed_weights() {
+    const auto packed = std::find_if(tensors_.begin(), tensors_.end(),
+                                     [](const StoredTensor& t) { return t.name.ends_with(".qweight"); });
+    if (awq_ && packed == tensors_.end()) {
+      // A stray quant_config.json beside dense weights means nothing; config.json's own claim must hold.
+      if (config_.contains("quantization_config"))
+        fail(Code::kBadFile, "{}: quantization_config says awq, but no tensor is named *.qweight", (dir_ / "config.json").string());
+      awq_.reset();
+    }
+    if (!awq_ && packed != tensors_.end())
+      fail(Code::kUnsupported, "{}: tensor '{}' is packed, but no quantization_config says how", packed->file.string(),
+           printable(packed->name));
+  }
+
+  // What an AWQ checkpoint without a list of exceptions left dense: matrices other than the embedding.
+  std::vector<std::string> dense_modules() const {
+    std::vector<std::string> out;
+    for (const StoredTensor& t : tensors_)
+      if (t.name.ends_with(".weight") && t.shape.size() == 2 && t.name.find("embed") == std::string::npos)
+        out.push_back(t.name.substr(0, t.name.size() - 7));
+    std::sort(out.begin(), out.end());
+    return out;
+  }
+
+  const SafetensorsFile& file_of(const StoredTensor& t) const { return *files_.at(t.file.string()); }
+
+  fs::path dir_;
+  nlohmann::ordered_json config_;
+  std::vector<StoredTensor> tensors_;
+  std::unordered_map<std::string_view, size_t> index_;  // keys point into tensors_
+  std::unordered_map<std::string, std::shared_ptr<const SafetensorsFile>> files_;
+  std::optional<AwqConfig> awq_;
+};
+
+}  // namespace
+
+std::shared_ptr<const Checkpoint> open_hf_directory(const fs::path& dir) { return std::make_shared<HfCheckpoint>(dir); }
+
+}  // namespace awq

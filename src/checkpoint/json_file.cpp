@@ -1,0 +1,54 @@
+#include "checkpoint/json_file.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/system.h"
+#include "formats/printable.h"
+
+namespace awq {
+namespace {
+
+constexpr int kMaxDepth = 64;
+constexpr uintmax_t kMaxBytes = uintmax_t{256} << 20;  // indexes of the largest models have a few MB
+
+std::string position(std::string_view text, size_t byte) {
+  const std::string_view before = text.substr(0, std::min(byte > 0 ? byte - 1 : 0, text.size()));
+  const auto line = std::count(before.begin(), before.end(), '\n') + 1;
+  const size_t line_start = before.rfind('\n');
+  const size_t column = before.size() - (line_start == std::string_view::npos ? 0 : line_start + 1) + 1;
+  return fmt::format("line {}, column {}", line, column);
+}
+
+}  // namespace
+
+nlohmann::ordered_json parse_json(std::string_view text, const std::string& where) {
+  const auto limit_depth = [&](int depth, nlohmann::ordered_json::parse_event_t, nlohmann::ordered_json&) {
+    if (depth > kMaxDepth) fail(Code::kBadFile, "{}: expected JSON nested at most {} deep, got more", where, kMaxDepth);
+    return true;
+  };
+  try {
+    return nlohmann::ordered_json::parse(text.begin(), text.end(), limit_depth);
+  } catch (const nlohmann::json::parse_error& e) {
+    const std::string at = position(text, e.byte);
+    const bool at_end = e.byte > text.size();
+    fail(Code::kBadFile, "{}: invalid JSON at {} (offset {}): {}", where, at, e.byte > 0 ? e.byte - 1 : 0,
+         at_end ? std::string("the text ends too early")
+                : "unexpected '" + printable(text.substr(e.byte > 0 ? e.byte - 1 : 0, 12)) + "'");
+  } catch (const nlohmann::json::exception& e) {
+    fail(Code::kBadFile, "{}: invalid JSON: {}", where, printable(e.what()));
+  }
+}
+
+nlohmann::ordered_json read_json_object(const std::filesystem::path& path) {
+  std::error_code error;
+  const uintmax_t size = std::filesystem::file_size(path, error);
+  if (!error && size > kMaxBytes)
+    fail(Code::kBadFile, "{}: expected a JSON file of at most {} bytes, got {}", path.string(), kMaxBytes, size);
+  nlohmann::ordered_json json = parse_json(read_text_file(path), path.string());
+  if (!json.is_object()) fail(Code::kBadFile, "{}: expected a JSON object, got {}", path.string(), json.type_name());
+  return json;
+}
+
+}  // namespace awq

@@ -1,0 +1,50 @@
+#include "checkpoint/source_format.h"
+
+#include <algorithm>
+#include <map>
+
+namespace awq {
+namespace {
+
+bool in_layer(std::string_view name) { return name.find("layers.") != std::string_view::npos; }
+
+bool full_precision(const std::string& dtype) {
+  return dtype == "F32" || dtype == "F16" || dtype == "BF16" || dtype == "F64";
+}
+
+}  // namespace
+
+SourceFormat describe_format(const std::vector<StoredTensor>& tensors, const std::optional<AwqConfig>& awq) {
+  std::map<std::string, double> weights_of;  // by dtype
+  double weights = 0, bits = 0;
+  bool packed = false;
+  for (const StoredTensor& t : tensors) {
+    if (!in_layer(t.name)) continue;
+    if (t.name.ends_with(".weight") && t.shape.size() >= 2) {
+      const double n = static_cast<double>(numel(t.shape));
+      weights_of[t.dtype] += n;
+      weights += n;
+      bits += 8.0 * static_cast<double>(t.bytes);
+    } else if (awq && (t.name.ends_with(".qweight") || t.name.ends_with(".qzeros") || t.name.ends_with(".scales"))) {
+      if (t.name.ends_with(".qweight")) weights += static_cast<double>(numel(t.shape)) * 32 / awq->bits;
+      bits += 8.0 * static_cast<double>(t.bytes);
+      packed = true;
+    }
+  }
+  SourceFormat format;
+  if (weights > 0) format.bits_per_weight = bits / weights;
+  if (packed) {
+    format.quantized = true;
+    format.name = fmt::format("AWQ w{} g{}", awq->bits, awq->group_size);
+    return format;
+  }
+  std::vector<std::pair<std::string, double>> types(weights_of.begin(), weights_of.end());
+  std::stable_sort(types.begin(), types.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  for (size_t i = 0; i < types.size() && i < 3; ++i) format.name += (i ? "/" : "") + types[i].first;
+  if (types.size() > 1) format.name = "mixed " + format.name;
+  if (types.empty()) format.name = tensors.empty() ? "empty" : tensors.front().dtype;
+  format.quantized = std::any_of(types.begin(), types.end(), [](const auto& t) { return !full_precision(t.first); });
+  return format;
+}
+
+}  // namespace awq
