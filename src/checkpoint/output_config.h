@@ -1,0 +1,19 @@
+// config.json of an output, made from the source's.
+#pragma once
+#include <nlohmann/json_fwd.hpp>
+
+#include "checkpoint/checkpoint.h"
+#include "tensor/tensor.h"
+
+namespace awq {
+
+// The source's configuration, all keys and their order kept, with `quantization_config` as AWQ loaders read
+// it (docs/formats.md, section j) and the dtype of the remaining tensors (F16 or BF16). Keys by which other
+// tools mark a quantized checkpoint are removed.
+nlohmann::ordered_json quantized_config(const nlohmann::ordered_json& source, const AwqConfig& awq,
+                                        DType dtype);
+
+// The same for an output of plain tensors (F32, F16 or BF16): no quantization_config.
+nlohmann::ordered_json dense_config(const nlohmann::ordered_json& source, DType dtype);
+
+}  // namespace awq
