@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by ./demo and ./test, which source it: stages with their times, missing Debian packages, configuring and
 # building with the time left. Needs bash; expects `set -euo pipefail` and the repository as working directory.
 
@@ -57,15 +58,15 @@ install_packages() {
 # Reads the output of ninja (status "@done/total@") or ctest and shows the count, the rate and the time left, on a
 # terminal in place and elsewhere every 10 seconds. Everything else passes through, failures included.
 show_progress() {
-  local what=$1 line start=$SECONDS shown=$SECONDS done total elapsed text width=0
+  local what=$1 line start=$SECONDS shown=$SECONDS count total elapsed text width=0
   [[ -t 1 ]] && width=$(tput cols 2>/dev/null || echo 80)
   while IFS= read -r line; do
     if [[ $line =~ ^@([0-9]+)/([0-9]+)@ || $line =~ ^\ *([0-9]+)/([0-9]+)\ Test ]]; then
-      done=${BASH_REMATCH[1]} total=${BASH_REMATCH[2]} elapsed=$((SECONDS - start))
-      text="$what $done/$total  $((100 * done / total)) %"
-      if ((elapsed > 0 && done > 0)); then
-        text+="  $((10 * done / elapsed / 10)).$((10 * done / elapsed % 10))/s"
-        text+="  $(duration $(((total - done) * elapsed / done))) left"
+      count=${BASH_REMATCH[1]} total=${BASH_REMATCH[2]} elapsed=$((SECONDS - start))
+      text="$what $count/$total  $((100 * count / total)) %"
+      if ((elapsed > 0 && count > 0)); then
+        text+="  $((count / elapsed)).$((10 * count / elapsed % 10))/s"
+        text+="  $(duration $(((total - count) * elapsed / count))) left"
       fi
       if ((width > 0)); then
         printf '\r\033[K%s' "${text:0:width-1}"
