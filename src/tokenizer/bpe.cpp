@@ -1,0 +1,167 @@
+#include "tokenizer/bpe.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "base/error.h"
+#include "tokenizer/byte_level.h"
+#include "tokenizer/unicode.h"
+
+namespace awq {
+namespace {
+
+constexpr uint64_t kEmpty = ~uint64_t{0};  // no pair: ids are not negative
+
+uint64_t pair_key(int32_t left, int32_t right) {
+  return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+}
+
+// A pair that may be merged: the lowest rank first, then the leftmost.
+struct Candidate {
+  int32_t rank, left, id;
+  bool operator<(const Candidate& o) const { return rank != o.rank ? rank > o.rank : left > o.left; }
+};
+
+}  // namespace
+
+MergeTable::MergeTable(size_t pairs)
+    : slots_(std::bit_ceil(pairs * 2 + 2), Slot{kEmpty, {0, 0}}), mask_(slots_.size() - 1) {}
+
+size_t MergeTable::slot_of(uint64_t key) const {
+  uint64_t h = key * 0x9e3779b97f4a7c15u;
+  size_t i = (h ^ h >> 32) & mask_;
+  while (slots_[i].key != key && slots_[i].key != kEmpty) i = (i + 1) & mask_;
+  return i;
+}
+
+void MergeTable::put(int32_t left, int32_t right, Merge merge) {
+  const uint64_t key = pair_key(left, right);
+  slots_[slot_of(key)] = {key, merge};
+}
+
+const MergeTable::Merge* MergeTable::find(int32_t left, int32_t right) const {
+  const Slot& slot = slots_[slot_of(pair_key(left, right))];
+  return slot.key == kEmpty ? nullptr : &slot.merge;
+}
+
+Bpe::Bpe(const BpeSpec& spec, const std::string& where)
+    : merges_(spec.merges.size()),
+      fuse_unk_(spec.fuse_unk),
+      byte_fallback_(spec.byte_fallback),
+      ignore_merges_(spec.ignore_merges) {
+  ids_.reserve(spec.vocab.size());
+  for (const auto& [token, id] : spec.vocab) ids_[token] = id;
+  const auto need = [&](const std::string& token, size_t rank) {
+    const auto id = id_of(token);
+    if (!id) fail(Code::kBadFile, "{}: merge {}: expected tokens of the vocabulary, got '{}'", where, rank, token);
+    return *id;
+  };
+  for (size_t rank = 0; rank < spec.merges.size(); ++rank) {
+    const auto& [left, right] = spec.merges[rank];
+    const int32_t l = need(left, rank), r = need(right, rank), joined = need(left + right, rank);
+    merges_.put(l, r, {static_cast<int32_t>(rank), joined});
+  }
+  for (int b = 0; b < 256; ++b) {
+    std::string character;
+    append_utf8(character, byte_level_char(static_cast<unsigned char>(b)));
+    byte_ids_[b] = id_of(character).value_or(-1);
+    fallback_ids_[b] = id_of(fmt::format("<0x{:02X}>", b)).value_or(-1);
+  }
+  if (spec.unk_token) unk_ = id_of(*spec.unk_token);
+}
+
+std::optional<int32_t> Bpe::id_of(std::string_view token) const {
+  const auto it = ids_.find(token);
+  return it == ids_.end() ? std::nullopt : std::optional<int32_t>(it->second);
+}
+
+// A character outside the vocabulary becomes its bytes' tokens, else the unknown token, else nothing.
+void Bpe::append_symbol(std::string_view character, std::vector<Symbol>& symbols, bool& after_unknown) const {
+  const auto push = [&](int32_t id) {
+    const auto n = static_cast<int32_t>(symbols.size());
+    symbols.push_back({id, n - 1, n + 1});
+  };
+  if (const auto id = id_of(character)) {
+    after_unknown = false;
+    return push(*id);
+  }
+  if (byte_fallback_ && std::all_of(character.begin(), character.end(), [&](char b) {
+        return fallback_ids_[static_cast<unsigned char>(b)] >= 0;
+      })) {
+    after_unknown = false;
+    for (const char b : character) push(fallback_ids_[static_cast<unsigned char>(b)]);
+    return;
+  }
+  if (unk_ && !(fuse_unk_ && after_unknown)) push(*unk_);
+  after_unknown = true;
+}
+
+void Bpe::encode_word(std::string_view word, bool raw_bytes, std::vector<int32_t>& ids) const {
+  if (ignore_merges_) {
+    if (const auto id = raw_bytes ? id_of(to_byte_level(word)) : id_of(word)) return ids.push_back(*id);
+  }
+  thread_local std::vector<Symbol> symbols;
+  symbols.clear();
+  bool after_unknown = false;
+  for (size_t pos = 0; pos < word.size();) {
+    if (!raw_bytes) {
+      const size_t n = utf8_length(word[pos]);
+      append_symbol(word.substr(pos, n), symbols, after_unknown);
+      pos += n;
+      continue;
+    }
+    const auto byte = static_cast<unsigned char>(word[pos++]);
+    if (byte_ids_[byte] >= 0) {
+      const auto n = static_cast<int32_t>(symbols.size());
+      symbols.push_back({byte_ids_[byte], n - 1, n + 1});
+      after_unknown = false;
+    } else {
+      append_symbol(to_byte_level(word.substr(pos - 1, 1)), symbols, after_unknown);
+    }
+  }
+  if (symbols.empty()) return;
+  symbols.back().next = -1;
+  merge(symbols);
+  for (int32_t i = 0; i >= 0; i = symbols[i].next) ids.push_back(symbols[i].id);
+}
+
+void Bpe::merge(std::vector<Symbol>& symbols) const {
+  thread_local std::vector<Candidate> heap;
+  heap.clear();
+  const auto candidate = [&](int32_t left) -> std::optional<Candidate> {
+    const int32_t right = symbols[left].next;
+    if (right < 0) return std::nullopt;
+    const auto* m = merges_.find(symbols[left].id, symbols[right].id);
+    if (!m) return std::nullopt;
+    return Candidate{m->rank, left, m->id};
+  };
+  for (int32_t i = 0; i < static_cast<int32_t>(symbols.size()); ++i)
+    if (const auto c = candidate(i)) heap.push_back(*c);
+  std::make_heap(heap.begin(), heap.end());
+  const auto push = [&](int32_t left) {
+    const auto c = candidate(left);
+    if (!c) return;
+    heap.push_back(*c);
+    std::push_heap(heap.begin(), heap.end());
+  };
+  while (!heap.empty()) {
+    std::pop_heap(heap.begin(), heap.end());
+    const Candidate top = heap.back();
+    heap.pop_back();
+    Symbol& left = symbols[top.left];
+    if (left.id < 0) continue;
+    // The neighbours may have changed since. As in `tokenizers`, a pair that makes the same token still counts,
+    // at the rank it was noted with.
+    const auto now = candidate(top.left);
+    if (!now || now->id != top.id) continue;
+    const int32_t gone = left.next;
+    left.id = top.id;
+    left.next = symbols[gone].next;
+    symbols[gone].id = -1;
+    if (left.next >= 0) symbols[left.next].previous = top.left;
+    if (left.previous >= 0) push(left.previous);
+    push(top.left);
+  }
+}
+
+}  // namespace awq

@@ -1,0 +1,28 @@
+// Tokens back to text.
+#pragma once
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tokenizer/spec.h"
+#include "tokenizer/split_regex.h"
+
+namespace awq {
+
+class Decoder {
+ public:
+  Decoder(const std::vector<DecoderStep>& steps, const std::string& where);
+  // Without steps the tokens are joined by spaces, as `tokenizers` does.
+  std::string decode(std::vector<std::string> tokens) const;
+  // Of one token in the middle of a text: what no neighbour can change.
+  std::string token_bytes(std::string_view token) const;
+
+ private:
+  struct Step {
+    DecoderStep spec;
+    std::vector<SplitRegex> regex;
+  };
+  std::vector<Step> steps_;
+};
+
+}  // namespace awq

@@ -1,0 +1,170 @@
+// TokenizerSpec -> tokenizer.json, and the other files transformers' AutoTokenizer wants beside it.
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "tokenizer/spec.h"
+
+namespace awq {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string quoted(const std::string& text) { return Json(text).dump(); }
+
+const char* normalizer_name(NormalizerKind kind) {
+  switch (kind) {
+    case NormalizerKind::kNfc: return "NFC";
+    case NormalizerKind::kNfd: return "NFD";
+    case NormalizerKind::kNfkc: return "NFKC";
+    case NormalizerKind::kNfkd: return "NFKD";
+    default: break;
+  }
+  fail(Code::kInternal, "write_tokenizer_json: expected a Unicode form as normalizer");
+}
+
+const char* behavior_name(SplitBehavior behavior) {
+  switch (behavior) {
+    case SplitBehavior::kIsolated: return "Isolated";
+    case SplitBehavior::kRemoved: return "Removed";
+    case SplitBehavior::kMergedWithPrevious: return "MergedWithPrevious";
+    case SplitBehavior::kMergedWithNext: return "MergedWithNext";
+    case SplitBehavior::kContiguous: return "Contiguous";
+  }
+  fail(Code::kInternal, "write_tokenizer_json: unknown split behavior");
+}
+
+Json pre_tokenizer_json(const PreTokenizerStep& s) {
+  switch (s.kind) {
+    case PreTokenizerKind::kByteLevel:
+      return {{"type", "ByteLevel"},
+              {"add_prefix_space", s.add_prefix_space},
+              {"trim_offsets", s.trim_offsets},
+              {"use_regex", s.use_regex}};
+    case PreTokenizerKind::kSplit:
+      return {{"type", "Split"},
+              {"pattern", {{s.pattern.is_regex ? "Regex" : "String", s.pattern.text}}},
+              {"behavior", behavior_name(s.behavior)},
+              {"invert", s.invert}};
+    case PreTokenizerKind::kDigits: return {{"type", "Digits"}, {"individual_digits", s.individual_digits}};
+    case PreTokenizerKind::kPunctuation: return {{"type", "Punctuation"}, {"behavior", behavior_name(s.behavior)}};
+    case PreTokenizerKind::kWhitespace: return {{"type", "Whitespace"}};
+    case PreTokenizerKind::kWhitespaceSplit: return {{"type", "WhitespaceSplit"}};
+    case PreTokenizerKind::kMetaspace: break;
+  }
+  fail(Code::kInternal, "write_tokenizer_json: expected no Metaspace");
+}
+
+// One step as it is, several as a Sequence, none as null.
+Json sequence(std::vector<Json> steps, const char* items) {
+  if (steps.empty()) return nullptr;
+  if (steps.size() == 1) return steps[0];
+  return {{"type", "Sequence"}, {items, steps}};
+}
+
+Json post_processor_json(const std::vector<PostStep>& steps, const std::map<int32_t, std::string>& names) {
+  std::vector<Json> out;
+  for (const PostStep& step : steps) {
+    Json special = Json::object();
+    const auto token = [&](int32_t id, int type_id) {
+      const std::string& name = names.at(id);
+      special[name] = {{"id", name}, {"ids", {id}}, {"tokens", {name}}};
+      return Json{{"SpecialToken", {{"id", name}, {"type_id", type_id}}}};
+    };
+    const auto around = [&](const char* sequence_id, int type_id) {
+      std::vector<Json> items;
+      for (const int32_t id : step.before) items.push_back(token(id, type_id));
+      items.push_back({{"Sequence", {{"id", sequence_id}, {"type_id", type_id}}}});
+      for (const int32_t id : step.after) items.push_back(token(id, type_id));
+      return items;
+    };
+    const std::vector<Json> single = around("A", 0);
+    std::vector<Json> pair = single;
+    for (Json& item : around("B", 1)) pair.push_back(std::move(item));
+    out.push_back({{"type", "TemplateProcessing"}, {"single", single}, {"pair", pair}, {"special_tokens", special}});
+  }
+  return sequence(std::move(out), "processors");
+}
+
+Json added_token_json(const AddedToken& t) {
+  return {{"content", t.content},       {"single_word", t.single_word}, {"lstrip", t.lstrip},
+          {"rstrip", t.rstrip},         {"normalized", t.normalized},   {"special", t.special}};
+}
+
+// By hand: vocabularies are large, and ordered_json would search the whole object at every insertion.
+std::string model_json(const BpeSpec& m) {
+  std::string out = R"({"type":"BPE","dropout":null,"unk_token":)";
+  out += m.unk_token ? quoted(*m.unk_token) : "null";
+  out += R"(,"continuing_subword_prefix":null,"end_of_word_suffix":null)";
+  out += fmt::format(R"(,"fuse_unk":{},"byte_fallback":{},"ignore_merges":{},"vocab":{{)", m.fuse_unk, m.byte_fallback,
+                     m.ignore_merges);
+  const char* comma = "";
+  for (const auto& [token, id] : m.vocab) {
+    out += fmt::format("{}\n{}:{}", comma, quoted(token), id);
+    comma = ",";
+  }
+  out += "},\n\"merges\":[";
+  comma = "";
+  // "a b" rather than ["a","b"]: readers before tokenizers 0.20 know only this form.
+  for (const auto& [left, right] : m.merges) {
+    out += fmt::format("{}\n{}", comma, quoted(left + " " + right));
+    comma = ",";
+  }
+  return out + "]}";
+}
+
+std::map<int32_t, std::string> names_by_id(const TokenizerSpec& spec) {
+  std::map<int32_t, std::string> names;
+  for (const auto& [token, id] : spec.model.vocab) names[id] = token;
+  for (const AddedToken& t : spec.added_tokens) names[t.id] = t.content;
+  return names;
+}
+
+std::string tokenizer_config_json(const TokenizerSpec& spec, const GgufVocab& vocab, int64_t context_length) {
+  Json added = Json::object();
+  for (const AddedToken& t : spec.added_tokens) added[std::to_string(t.id)] = added_token_json(t);
+  Json config;
+  config["added_tokens_decoder"] = std::move(added);
+  const auto name = [&](const char* key, const std::optional<int32_t>& id) {
+    if (id && *id >= 0 && *id < static_cast<int64_t>(vocab.tokens.size())) config[key] = vocab.tokens[*id];
+  };
+  name("bos_token", vocab.bos);
+  config["clean_up_tokenization_spaces"] = false;
+  name("eos_token", vocab.eos);
+  config["model_max_length"] = context_length;
+  name("pad_token", vocab.pad);
+  config["tokenizer_class"] = "PreTrainedTokenizerFast";
+  name("unk_token", vocab.unk);
+  return config.dump(2) + "\n";
+}
+
+}  // namespace
+
+std::string write_tokenizer_json(const TokenizerSpec& spec) {
+  std::vector<Json> added, normalizers, pre_tokenizers;
+  for (const AddedToken& t : spec.added_tokens) {
+    Json token{{"id", t.id}};
+    token.update(added_token_json(t));
+    added.push_back(std::move(token));
+  }
+  for (const NormalizerStep& s : spec.normalizer) normalizers.push_back({{"type", normalizer_name(s.kind)}});
+  for (const PreTokenizerStep& s : spec.pre_tokenizer) pre_tokenizers.push_back(pre_tokenizer_json(s));
+  const Json byte_level = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+  Json head = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}};
+  head["added_tokens"] = added;
+  head["normalizer"] = sequence(std::move(normalizers), "normalizers");
+  head["pre_tokenizer"] = sequence(std::move(pre_tokenizers), "pretokenizers");
+  head["post_processor"] = post_processor_json(spec.post_processor, names_by_id(spec));
+  head["decoder"] = byte_level;
+  std::string out = head.dump(2);
+  out.resize(out.size() - 2);  // "\n}": the model follows
+  return out + ",\n  \"model\": " + model_json(spec.model) + "\n}\n";
+}
+
+TokenizerFiles tokenizer_files_from_gguf(const GgufVocab& vocab, int64_t context_length, const std::string& where) {
+  const TokenizerSpec spec = spec_from_gguf(vocab, where);
+  return {write_tokenizer_json(spec), tokenizer_config_json(spec, vocab, context_length), vocab.chat_template};
+}
+
+}  // namespace awq
