@@ -8,18 +8,21 @@
 
 namespace awq {
 
+// Never emitted out of line: files compiled for newer instruction sets include this header too.
+#define AWQ_INLINE [[gnu::always_inline]] inline
+
 using fp16_t = uint16_t;  // bits
 using bf16_t = uint16_t;  // bits
 
-inline float bf16_to_f32(bf16_t h) { return std::bit_cast<float>(static_cast<uint32_t>(h) << 16); }
+AWQ_INLINE float bf16_to_f32(bf16_t h) { return std::bit_cast<float>(static_cast<uint32_t>(h) << 16); }
 
-inline bf16_t f32_to_bf16(float f) {
+AWQ_INLINE bf16_t f32_to_bf16(float f) {
   uint32_t u = std::bit_cast<uint32_t>(f);
   if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<bf16_t>((u >> 16) | 0x40);  // quiet NaN
   return static_cast<bf16_t>((u + 0x7fffu + ((u >> 16) & 1)) >> 16);
 }
 
-inline float fp16_to_f32(fp16_t h) {
+AWQ_INLINE float fp16_to_f32(fp16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
   const uint32_t exponent = (h >> 10) & 0x1f;
   const uint32_t mantissa = h & 0x3ff;
@@ -31,7 +34,7 @@ inline float fp16_to_f32(fp16_t h) {
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
 
-inline fp16_t f32_to_fp16(float f) {
+AWQ_INLINE fp16_t f32_to_fp16(float f) {
   const uint32_t u = std::bit_cast<uint32_t>(f);
   const uint32_t sign = (u >> 16) & 0x8000u;
   const uint32_t a = u & 0x7fffffffu;
@@ -44,7 +47,7 @@ inline fp16_t f32_to_fp16(float f) {
   return static_cast<fp16_t>(sign | ((a - 0x38000000u + 0xfffu + ((a >> 13) & 1)) >> 13));
 }
 
-inline float round_to_fp16(float f) { return fp16_to_f32(f32_to_fp16(f)); }
-inline float round_to_bf16(float f) { return bf16_to_f32(f32_to_bf16(f)); }
+AWQ_INLINE float round_to_fp16(float f) { return fp16_to_f32(f32_to_fp16(f)); }
+AWQ_INLINE float round_to_bf16(float f) { return bf16_to_f32(f32_to_bf16(f)); }
 
 }  // namespace awq

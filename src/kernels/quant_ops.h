@@ -20,16 +20,25 @@ void gram_loss_rows(const float* e, int64_t rows, int64_t k, const float* g, dou
 // Sum over rows (added in row order).
 double gram_loss(const float* e, int64_t rows, int64_t k, const float* g);
 
-// Round to nearest on the range [min(w), max(w)] of each group (0 always inside), scale rounded to
-// scale_dtype before the codes are formed: s = (max - min)/max_code, z = round(-min/s), q = clamp(round(w/s) + z).
-// Symmetric: s = max|w| / (2^(bits-1) - 0.5)... see docs/formats.md. w [rows, cols].
+// Round to nearest on the range [min(w), max(w)] of each group, 0 always inside; the scale is rounded to scale_dtype
+// before the codes are formed: s = (max - min) / max_code, z = clamp(round(-min / s)), q = clamp(round(w / s + z)).
+// Symmetric: s = max|w| / (2^(bits-1) - 1/2), z = 2^(bits-1). w [rows, cols]. Throws kBadArgument when the group does not
+// divide cols.
 QuantWeight quantize_minmax(const float* w, int64_t rows, int64_t cols, const Scheme& scheme, DType scale_dtype);
 
-// Range search: for every row and group the pair (scale, integer zero) that minimises e B eᵀ, with B the group's
-// diagonal block of g and e the rounding error of that row's group. Candidates: `steps` independent shrinkings of both
-// ends of the range ("free and asymmetric clip"), followed by closed-form least-squares refinement of the scale.
-// AutoAWQ's symmetric clip grid and the unclipped range are always among the candidates.
+enum class RangeEffort : uint8_t {
+  kAwqClip,  // AutoAWQ's clip: both ends limited to c = (1 - i/20) * max|w|, i = 0..9
+  kFull,     // the above, then independent moves of both ends, zero point and closed-form scale ("free, asymmetric")
+};
+// For every row and group the scale and integer zero that minimise e B eᵀ, with B the group's diagonal block of the Gram
+// matrix g [cols, cols] and e the rounding error of that row's group. Candidates are accepted only when strictly
+// better than the ones before, so kFull is never worse than kAwqClip, and that never worse than quantize_minmax.
 QuantWeight range_search(const float* w, int64_t rows, int64_t cols, const Scheme& scheme, DType scale_dtype, const float* g,
-                         int steps);
+                         RangeEffort effort);
+
+// e [rows, cols] = w - Q(w c) / c with c = channel_scale [cols] and Q as quantize_minmax: the error of one candidate of the
+// scale search, in the unscaled space, so that the loss of every candidate reads the same Gram matrix.
+void minmax_error(const float* w, int64_t rows, int64_t cols, const Scheme& scheme, DType scale_dtype, const float* channel_scale,
+                  float* e);
 
 }  // namespace awq

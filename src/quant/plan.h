@@ -1,0 +1,54 @@
+// What a quantization will do, decided from headers alone: which linears, with which scheme, in which format, and exactly
+// how large the result will be.
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/writer.h"
+#include "model/model.h"
+
+namespace awq {
+
+struct QuantizeOptions {
+  std::string method = "awq";  // "awq" or "rtn"
+  int bits = 4;
+  std::optional<int> group;    // empty: auto; -1: per column
+  bool symmetric = false;
+  std::string format = "auto";  // "auto", "gemm", "dense"
+  std::string dtype = "auto";   // "auto", "float16", "bfloat16"
+  std::vector<std::string> skip;  // components of module names to leave out: "lm_head", "down_proj", "layers.0"
+};
+
+struct PlannedLinear {
+  LinearSpec spec;
+  bool quantized = true;
+  std::string skipped_because;  // when not quantized
+};
+
+struct QuantizePlan {
+  ModelConfig config;
+  Scheme scheme;       // with the group size chosen
+  std::string format;  // "gemm" or "dense"
+  std::vector<std::vector<PlannedLinear>> blocks;
+  std::vector<std::string> not_converted;  // for modules_to_not_convert
+  int64_t quantized_linears = 0, quantized_weights = 0;
+  double bits_per_weight = 0;  // of the quantized linears, scales and zero points included
+  int64_t weight_bytes = 0;    // of the output, exact, index included
+  int64_t source_bytes = 0;    // of the source's tensors
+  int64_t memory_bytes = 0;    // estimated peak for the tokens given
+};
+
+// tokens: calibration plus held-out tokens, for the memory estimate. Errors: kUnsupported (architecture, method, format),
+// kBadArgument ("group size 128 does not divide q_proj's 576 inputs: use --group-size auto or 64").
+QuantizePlan plan_quantize(const Checkpoint& checkpoint, const QuantizeOptions& options, int64_t tokens);
+
+// The tensors of the output for a dtype of the unquantized ones (F16 or BF16).
+OutputPlan output_plan(const Checkpoint& checkpoint, const QuantizePlan& plan, DType dtype);
+
+// Whether `name` is one of the dot-separated runs of components of `module`: "layers.1" matches
+// "model.layers.1.mlp.up_proj" but not "model.layers.10".
+bool names_component(const std::string& module, const std::string& name);
+
+}  // namespace awq

@@ -1,0 +1,58 @@
+#include "quant/sequences.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace awq {
+namespace {
+constexpr int64_t kChunkTokens = 2048;  // bounds the scratch of a forward pass
+}
+
+TokenSequences cut_sequences(std::span<const int32_t> stream, int64_t seq_len, int64_t max_sequences) {
+  const int64_t total = static_cast<int64_t>(stream.size());
+  const int64_t available = (total + seq_len - 1) / seq_len;
+  const int64_t wanted = max_sequences > 0 ? std::min(available, max_sequences) : available;
+  // Whole sequences only when there are more than enough of them.
+  const int64_t whole = total / seq_len;
+  const int64_t pool = wanted <= whole ? whole : available;
+  const int64_t step = wanted > 0 ? pool / wanted : 1;
+  TokenSequences out;
+  for (int64_t i = 0; i < wanted; ++i) {
+    const int64_t begin = i * step * seq_len, end = std::min(begin + seq_len, total);
+    out.ids.insert(out.ids.end(), stream.begin() + begin, stream.begin() + end);
+    out.lengths.push_back(end - begin);
+  }
+  return out;
+}
+
+HiddenStates::HiddenStates(const TokenSequences& sequences, const Tensor& embedding)
+    : sequences_(&sequences), width_(embedding.dim(1)), states_(static_cast<size_t>(sequences.tokens() * width_)) {
+  embed(embedding, sequences.ids, states_.data());
+}
+
+void HiddenStates::advance(const Block& block, Scratch& scratch, Observer* observer) {
+  const auto& lengths = sequences_->lengths;
+  int64_t start = 0;
+  for (size_t s = 0; s < lengths.size();) {
+    check_cancelled();
+    std::vector<SpanView> spans;
+    std::vector<int32_t> positions;
+    int64_t tokens = 0;
+    for (; s < lengths.size() && (tokens == 0 || tokens + lengths[s] <= kChunkTokens); ++s) {
+      spans.push_back({tokens, lengths[s], 0, nullptr});
+      for (int64_t p = 0; p < lengths[s]; ++p) positions.push_back(static_cast<int32_t>(p));
+      tokens += lengths[s];
+    }
+    const BatchView batch{std::span(sequences_->ids).subspan(static_cast<size_t>(start), static_cast<size_t>(tokens)), positions, spans};
+    block.forward(states_.data() + start * width_, batch, nullptr, scratch, observer);
+    start += tokens;
+  }
+}
+
+float HiddenStates::abs_max() const {
+  float largest = 0;
+  for (float v : states_) largest = std::max(largest, std::fabs(v));
+  return largest;
+}
+
+}  // namespace awq

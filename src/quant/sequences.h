@@ -1,0 +1,40 @@
+// Token sequences carried through a model block by block: the hidden states of calibration and held-out text.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/model.h"
+
+namespace awq {
+
+struct TokenSequences {
+  std::vector<int32_t> ids;      // all sequences, one after the other
+  std::vector<int64_t> lengths;  // tokens of each
+
+  int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
+  int64_t count() const { return static_cast<int64_t>(lengths.size()); }
+};
+
+// Cuts a stream of tokens into sequences of seq_len (the last may be shorter; nothing is dropped) and keeps at most
+// max_sequences of them, evenly spaced over the stream; 0 keeps all.
+TokenSequences cut_sequences(std::span<const int32_t> stream, int64_t seq_len, int64_t max_sequences);
+
+// The states [tokens, hidden] of some sequences between two blocks.
+class HiddenStates {
+ public:
+  HiddenStates(const TokenSequences& sequences, const Tensor& embedding);
+  // Runs every sequence through the block in chunks of about kChunkTokens.
+  void advance(const Block& block, Scratch& scratch, Observer* observer);
+  const float* data() const { return states_.data(); }
+  const TokenSequences& sequences() const { return *sequences_; }
+  int64_t width() const { return width_; }
+  float abs_max() const;
+
+ private:
+  const TokenSequences* sequences_;
+  int64_t width_;
+  std::vector<float> states_;
+};
+
+}  // namespace awq

@@ -1,0 +1,46 @@
+#include "quant/stats.h"
+
+#include <cmath>
+
+#include "base/thread_pool.h"
+#include "kernels/quant_ops.h"
+
+namespace awq {
+
+std::vector<float> SiteStats::abs_mean() const {
+  std::vector<float> mean(static_cast<size_t>(dim));
+  for (int64_t k = 0; k < dim; ++k) mean[k] = static_cast<float>(abs_sum[k] / static_cast<double>(std::max<int64_t>(tokens, 1)));
+  return mean;
+}
+
+void StatsObserver::on_input(int64_t, Site site, const float* x, int64_t tokens, int64_t dim) {
+  SiteStats& s = sites_[static_cast<size_t>(site)];
+  if (s.dim == 0) {
+    s.dim = dim;
+    s.gram.assign(static_cast<size_t>(dim * dim), 0.0f);
+    s.abs_sum.assign(static_cast<size_t>(dim), 0.0);
+  }
+  s.tokens += tokens;
+  gram_accumulate(x, dim, tokens, dim, s.gram.data(), bf16_);
+  constexpr int64_t kColumns = 64;
+  const int64_t tiles = (dim + kColumns - 1) / kColumns;
+  std::vector<float> tile_max(static_cast<size_t>(tiles), 0.0f);
+  parallel_for(tiles, [&](int64_t tile) {
+    const int64_t begin = tile * kColumns, end = std::min(dim, begin + kColumns);
+    float largest = 0;
+    for (int64_t t = 0; t < tokens; ++t)
+      for (int64_t k = begin; k < end; ++k) {
+        const float a = std::fabs(x[t * dim + k]);
+        s.abs_sum[k] += a;
+        largest = a > largest ? a : largest;
+      }
+    tile_max[tile] = largest;
+  });
+  for (float m : tile_max) s.abs_max = std::max(s.abs_max, m);
+}
+
+void StatsObserver::reset() {
+  for (SiteStats& s : sites_) s = SiteStats{};
+}
+
+}  // namespace awq
