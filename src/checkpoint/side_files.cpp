@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/system.h"
+#include "checkpoint/manifest.h"
 
 namespace awq {
 namespace {
@@ -43,7 +44,7 @@ std::vector<Checkpoint::SideFile> read_side_files(const fs::path& dir) {
   const fs::path carried = dir / "README.source.md", readme = dir / "README.md";
   if (fs::is_regular_file(carried))
     add(carried, "README.source.md");
-  else if (fs::is_regular_file(readme) && !fs::exists(dir / "awq_manifest.json"))
+  else if (fs::is_regular_file(readme) && !holds_manifest(dir))
     add(readme, "README.source.md");
   std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   return out;
