@@ -51,7 +51,7 @@ std::vector<double> linear_ticks(double low, double high, int most) {
     }
   std::vector<double> ticks;
   for (double k = std::ceil(low / step - 1e-9); k * step <= high + step * 1e-9; ++k)
-    ticks.push_back(k * step);
+    ticks.push_back(k * step + 0.0);  // + 0.0: never -0
   return ticks;
 }
 
@@ -63,6 +63,18 @@ std::vector<double> log_ticks(double low, double high) {
       if (tick >= low * 0.999 && tick <= high * 1.001) ticks.push_back(tick);
     }
   return ticks;
+}
+
+// The nearest 1, 2 or 5 times a power of ten that is not above (or, going up, not below) v, so that an axis
+// ends at ticks.
+double log_bound(double v, bool up) {
+  const double power = std::pow(10.0, std::floor(std::log10(v)));
+  double below = power;
+  for (const double factor : {1.0, 2.0, 5.0, 10.0}) {
+    if (up && power * factor >= v * 0.999) return power * factor;
+    if (power * factor <= v * 1.001) below = power * factor;
+  }
+  return up ? power * 10 : below;
 }
 
 struct Range {
@@ -79,7 +91,10 @@ bool drawable(const LineChart& chart, const LineChart::Point& p) {
 class Axes {
  public:
   Axes(const LineChart& chart, Range x, Range y) : chart_(chart), x_(x), y_(y) {
-    if (!chart.log_y) y_.low = std::min(0.0, y_.low);
+    if (chart.log_y)
+      y_ = {log_bound(y_.low, false), log_bound(y_.high, true)};
+    else
+      y_.low = std::min(0.0, y_.low);
     if (!(y_.high > y_.low)) chart.log_y ? (y_.low /= 2, y_.high *= 2) : y_.high = y_.low + 1;
     if (!(x_.high > x_.low)) x_.high = x_.low + 1;
   }

@@ -38,12 +38,12 @@ constexpr std::string_view kStyle = R"css(
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9da7b3; --paper: #0f141a;
   --panel: #19202a; --line: #38424e; --c0: #6cb2ff; --c1: #f0965a; --c2: #5dc878; --c3: #c99bf0; --c4: #d3c04a;
   --c5: #f58bb1; } }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 3rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1rem 3rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.2rem; }
 p { max-width: 46rem; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; } caption { text-align: left; color: var(--soft); padding: .3rem 0; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left; font-weight: normal; }
+th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: left; font-weight: normal; }
 thead th { border-bottom: 2px solid var(--line); font-weight: 600; } tbody th { font-weight: 600; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 pre { background: var(--panel); border: 1px solid var(--line); border-radius: .4rem; padding: .7rem .9rem;
@@ -51,10 +51,10 @@ pre { background: var(--panel); border: 1px solid var(--line); border-radius: .4
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1rem; }
 .columns section { background: var(--panel); border: 1px solid var(--line); border-radius: .4rem; padding: .2rem .9rem .7rem; }
 .columns h3 { font-size: 1rem; margin: .5rem 0; }
-.columns div { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .92rem; }
+.columns div { white-space: pre-wrap; tab-size: 4; overflow-wrap: anywhere; font-size: .92rem; }
 details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 600; }
-figure { margin: 1.2rem 0; } figcaption { font-weight: 600; margin-bottom: .4rem; }
-svg { width: 100%; max-width: 60rem; height: auto; font: 13px system-ui, sans-serif; } svg text { fill: var(--ink); }
+figure { margin: 1.2rem 0; overflow-x: auto; } figcaption { font-weight: 600; margin-bottom: .4rem; }
+svg { width: 100%; min-width: 34rem; max-width: 60rem; height: auto; font: 13px system-ui, sans-serif; } svg text { fill: var(--ink); }
 svg .soft { fill: var(--soft); } svg .grid { stroke: var(--line); } svg .line { fill: none; stroke-width: 2; }
 footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--line); color: var(--soft); font-size: .9rem; }
 @media print { details { display: block; } body { max-width: none; } }

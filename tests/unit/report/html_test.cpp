@@ -166,12 +166,22 @@ std::vector<std::pair<double, double>> points_of(const std::string& out, size_t 
 }
 
 TEST(LineChart, LogAxisSpacesDecadesEvenly) {
-  const LineChart chart{"t", "", "layer", "error", true, {{"s", {{0, 0.01}, {1, 0.1}, {2, 1}}}}};
+  const LineChart chart{"t", "", "layer", "error", true, {{"s", {{0, 0.013}, {1, 0.13}, {2, 1.3}}}}};
   const auto p = points_of(svg(chart, "i"));
   ASSERT_EQ(p.size(), 3u);
   EXPECT_NEAR(p[1].first - p[0].first, p[2].first - p[1].first, 0.2);
   EXPECT_NEAR(p[0].second - p[1].second, p[1].second - p[2].second, 0.2);
   EXPECT_GT(p[0].second, p[2].second);  // larger values stand higher
+}
+
+TEST(LineChart, AxesEndAtRoundNumbers) {
+  const LineChart log{"t", "", "x", "y", true, {{"s", {{0, 0.013}, {10, 1.3}}}}};
+  const std::string out = svg(log, "i");
+  for (const char* tick : {">0.01<", ">0.02<", ">0.05<", ">0.1<", ">1<", ">2<", ">0<", ">10<"})
+    EXPECT_THAT(out, HasSubstr(tick));
+  EXPECT_THAT(out, Not(HasSubstr(">-0<")));
+  const LineChart linear{"t", "", "x", "y", false, {{"s", {{0, 3}, {1, 7}}}}};
+  EXPECT_THAT(svg(linear, "i"), HasSubstr(">0<"));  // bars and lines alike start at zero
 }
 
 TEST(LineChart, LeavesOutWhatCannotBeDrawn) {
