@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
@@ -355,6 +357,59 @@ TEST(Writer, AShortWriteIsFollowedByAnErrorAndLeavesNothing) {
                  [&] { writer.add_file("notes.txt", std::string(20000, 'x')); });
   }
   EXPECT_TRUE(listing(tmp.path()).empty());
+}
+
+// In a child with its own mounts: writes the small plan to a file system of `kib` KiB whose free space is
+// taken away after `steal_after` tensors. Exit status: 0 written, 1 refused as it should be, 2 anything else,
+// 77 cannot mount.
+int write_to_full_disk(const fs::path& mount, int64_t kib, size_t steal_after) {
+  if (::unshare(CLONE_NEWNS) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return 77;
+  ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr);
+  if (::mount("none", mount.c_str(), "tmpfs", 0, fmt::format("size={}k", kib).c_str()) != 0) return 77;
+  OutputPlan plan;
+  for (int i = 0; i < 8; ++i)
+    plan.tensors.push_back({fmt::format("t{}", i), DType::kF32, {2048}});  // 8 KiB each
+  try {
+    CheckpointWriter writer(mount / "out", plan, {.shard_bytes = 20000});
+    for (size_t i = 0; i < plan.tensors.size(); ++i) {
+      if (i == steal_after) {
+        std::ofstream hog(mount / "hog");
+        for (int n = 0; n < 1000 && hog; ++n) hog << std::string(4096, 'x') << std::flush;
+      }
+      writer.add(plan.tensors[i].name, patterned(plan.tensors[i]));
+    }
+    writer.add_file("config.json", std::string(9000, ' '));
+    writer.finish(small_manifest());
+  } catch (const Error& e) {
+    fs::remove(mount / "hog");
+    const std::string text = e.what();
+    const bool named = text.find((mount / "out").string()) == 0 && text.find("needs ") != text.npos;
+    return e.code() == Code::kNoSpace && named && listing(mount).empty() ? 1 : 2;
+  }
+  return verify_files(mount / "out").empty() ? 0 : 2;
+}
+
+TEST(Writer, AFullDiskIsAlwaysRefusedCleanly) {
+  TempDir tmp;
+  const auto run = [&](int64_t kib, size_t steal_after) {
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(write_to_full_disk(tmp.path(), kib, steal_after));
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  };
+  if (run(1024, 99) == 77) GTEST_SKIP() << "mounting a file system is not allowed here";
+  int written = 0, refused = 0;
+  for (int64_t kib = 4; kib <= 128; kib += 4) {
+    const int result = run(kib, 99);
+    EXPECT_TRUE(result == 0 || result == 1) << kib << " KiB: " << result;
+    ++(result == 0 ? written : refused);
+  }
+  EXPECT_GT(written, 4);
+  EXPECT_GT(refused, 10);
+  // Shards were reserved, so another process filling the disk costs only what was not: the small files.
+  for (size_t steal_after = 0; steal_after < 8; ++steal_after)
+    EXPECT_EQ(run(160, steal_after), 1) << steal_after;
 }
 
 // kill -9 in the middle: the final name never appears, and the next run cleans up.
