@@ -1,0 +1,296 @@
+// Causal attention over dense or paged keys and values. A task is (span, key/value head, block of queries): the
+// query heads that share a key/value head are rows of one matrix, so every key block is packed once for all of
+// them. Blocks of 128 keys are visited in order with an online softmax (Milakov and Gimelshein 2018; Dao et al.
+// 2022); tiles wholly above the diagonal or outside the window are skipped.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/simd_table.h"
+#include "kernels/ops.h"
+
+namespace awq {
+namespace {
+
+constexpr int64_t kRowsPerTask = 252;  // (token, head) rows: a multiple of every microtile's height
+constexpr int64_t kSplitRows = 64;     // spans with at most so many rows split long caches over tasks,
+constexpr int64_t kSplitKeys = 1024;   // each taking so many keys; partial results are combined in order
+
+// Where the keys and values of a span lie.
+struct KeySource {
+  simd::Elem elem = simd::Elem::kF32;
+  const float* k = nullptr;  // dense [tokens, kv_heads, head_dim]
+  const float* v = nullptr;
+  int64_t ld = 0;
+  const KvLayerView* cache = nullptr;
+
+  // Addresses of the rows of one head at positions [begin, begin + n).
+  void rows(const SpanView& span, int64_t head, int64_t head_dim, int64_t begin, int64_t n, const void** keys, const void** values) const {
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t position = begin + i;
+      if (!cache) {
+        keys[i] = k + (span.first + position) * ld + head * head_dim;
+        values[i] = v + (span.first + position) * ld + head * head_dim;
+        continue;
+      }
+      const int64_t element = dtype_size(cache->dtype);
+      const std::byte* page = cache->base + span.pages[position / kPageTokens] * cache->page_bytes();
+      const int64_t offset = (head * kPageTokens + position % kPageTokens) * head_dim * element;
+      keys[i] = page + offset;
+      values[i] = page + cache->page_bytes() / 2 + offset;
+    }
+  }
+};
+
+struct Task {
+  const SpanView* span;
+  int64_t kv_head;
+  int64_t query, queries;      // tokens of the span
+  int64_t key_begin, key_end;  // positions
+  int64_t partial;             // -1: final; else where this part's results go: out [rows, dim], max [rows], sum [rows]
+};
+
+// A task's memory. rows = queries * heads per key/value head, row r is token r / group, head r % group.
+struct Workspace {
+  float *query, *scores, *out, *keys, *values, *max;
+  std::vector<double> sum;
+  Scratch scratch;
+
+  void prepare(int64_t rows, int64_t dim, int64_t ldo) {
+    float* p = scratch.floats(rows * (dim + simd::kKeyBlock + ldo + 16) + simd::kKeyBlock * (dim + ldo) + 64);
+    const auto take = [&p](int64_t n) {
+      float* at = p;
+      p += round_up(n, 16);
+      return at;
+    };
+    query = take(rows * dim);
+    scores = take(rows * simd::kKeyBlock);
+    out = take(rows * ldo);
+    keys = take(simd::kKeyBlock * dim);
+    values = take(simd::kKeyBlock * ldo);
+    max = take(rows);
+    sum.assign(static_cast<size_t>(rows), 0.0);
+    std::fill_n(max, rows, -std::numeric_limits<float>::infinity());
+    std::fill_n(out, rows * ldo, 0.0f);
+    std::fill_n(values, simd::kKeyBlock * ldo, 0.0f);
+  }
+};
+
+class Attention {
+ public:
+  Attention(const AttentionShape& shape, const KeySource& source, const float* q, int64_t ldq, float* y)
+      : t_(simd::table()), shape_(shape), source_(source), q_(q), ldq_(ldq), y_(y), group_(shape.heads / shape.kv_heads),
+        ldo_(round_up(shape.head_dim, t_.nr)) {
+    check_internal(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0, "attention: heads is not a multiple of kv_heads");
+  }
+
+  void run(std::span<const SpanView> spans) {
+    thread_local std::vector<Task> tasks;
+    thread_local Scratch partials;
+    tasks.clear();
+    partials_ = partials.floats(plan(spans, tasks));
+    parallel_for(static_cast<int64_t>(tasks.size()), [this, list = tasks.data()](int64_t i) { run_task(list[i]); });
+    combine(tasks);
+  }
+
+ private:
+  int64_t plan(std::span<const SpanView> spans, std::vector<Task>& tasks) const;
+  void run_task(const Task& task) const;
+  void load_queries(const Task& task, Workspace& w, int64_t rows) const;
+  void load_keys(const Task& task, int64_t begin, int64_t n, Workspace& w) const;
+  void tile_step(const Task& task, int64_t key0, int64_t keys, int64_t row0, int64_t rows, Workspace& w) const;
+  void store_result(const Task& task, const Workspace& w, int64_t rows) const;
+  void combine(const std::vector<Task>& tasks) const;
+  float* y_row(const Task& task, int64_t row) const {
+    return y_ + ((task.span->first + task.query + row / group_) * shape_.heads + task.kv_head * group_ + row % group_) * shape_.head_dim;
+  }
+
+  const simd::Table& t_;
+  const AttentionShape& shape_;
+  const KeySource& source_;
+  const float* q_;
+  int64_t ldq_;
+  float* y_;
+  int64_t group_, ldo_;
+  float* partials_ = nullptr;
+};
+
+// Returns the floats needed for partial results. The split depends on shapes alone.
+int64_t Attention::plan(std::span<const SpanView> spans, std::vector<Task>& tasks) const {
+  const int64_t block = std::max<int64_t>(1, kRowsPerTask / group_);
+  int64_t floats = 0;
+  for (const SpanView& span : spans) {
+    // Last queries first: they see the most keys, and long tasks must not start last.
+    for (int64_t begin = (span.tokens - 1) / block * block; begin >= 0 && span.tokens > 0; begin -= block) {
+      const int64_t queries = std::min(block, span.tokens - begin);
+      const int64_t first_key = shape_.window > 0 ? std::max<int64_t>(0, span.past + begin - shape_.window + 1) : 0;
+      const int64_t key_begin = first_key / simd::kKeyBlock * simd::kKeyBlock, key_end = span.past + begin + queries;
+      const bool split = span.tokens * group_ <= kSplitRows && key_end - key_begin > kSplitKeys;
+      for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+        if (!split) {
+          tasks.push_back({&span, head, begin, queries, key_begin, key_end, -1});
+          continue;
+        }
+        for (int64_t key = key_begin; key < key_end; key += kSplitKeys) {
+          tasks.push_back({&span, head, begin, queries, key, std::min(key_end, key + kSplitKeys), floats});
+          floats += queries * group_ * (shape_.head_dim + 2);
+        }
+      }
+    }
+  }
+  return floats;
+}
+
+void Attention::run_task(const Task& task) const {
+  thread_local Workspace w;
+  const int64_t rows = task.queries * group_;
+  w.prepare(rows, shape_.head_dim, ldo_);
+  load_queries(task, w, rows);
+  for (int64_t key = task.key_begin; key < task.key_end; key += simd::kKeyBlock) {
+    const int64_t keys = std::min<int64_t>(simd::kKeyBlock, task.key_end - key);
+    load_keys(task, key, keys, w);
+    for (int64_t row = 0; row < rows; row += t_.mr) tile_step(task, key, keys, row, std::min<int64_t>(t_.mr, rows - row), w);
+  }
+  store_result(task, w, rows);
+}
+
+// Scaled queries as packed tiles [head_dim][rows of the tile].
+void Attention::load_queries(const Task& task, Workspace& w, int64_t rows) const {
+  const int64_t dim = shape_.head_dim;
+  for (int64_t row = 0; row < rows; row += t_.mr) {
+    const int n = static_cast<int>(std::min<int64_t>(t_.mr, rows - row));
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t token = task.span->first + task.query + (row + i) / group_;
+      const int64_t head = task.kv_head * group_ + (row + i) % group_;
+      t_.scaled_copy(q_ + token * ldq_ + head * dim, shape_.scale, dim, w.out + i * dim);
+    }
+    t_.pack_a(w.out, dim, n, dim, w.query + row * dim);
+  }
+  std::fill_n(w.out, std::min<int64_t>(t_.mr, rows) * dim, 0.0f);
+}
+
+// Keys as panels [panel][head_dim][nr keys], values as panels [panel][key][nr of head_dim].
+void Attention::load_keys(const Task& task, int64_t begin, int64_t n, Workspace& w) const {
+  const void* keys[simd::kKeyBlock];
+  const void* values[simd::kKeyBlock];
+  const int64_t dim = shape_.head_dim, nr = t_.nr;
+  source_.rows(*task.span, task.kv_head, dim, begin, n, keys, values);
+  const int elem = static_cast<int>(source_.elem);
+  const int64_t bytes = source_.elem == simd::Elem::kF32 ? 4 : 2;
+  for (int64_t i = 0; i < n; i += nr)
+    t_.pack_b[elem](keys + i, static_cast<int>(std::min(nr, n - i)), 0, dim, w.keys + i * dim);
+  for (int64_t c = 0; c < dim; c += nr)
+    for (int64_t i = 0; i < n; ++i)
+      t_.to_f32[elem](static_cast<const char*>(values[i]) + c * bytes, w.values + c * simd::kKeyBlock + i * nr, std::min(nr, dim - c));
+}
+
+// Rows [row0, row0 + rows) against keys [key0, key0 + keys).
+void Attention::tile_step(const Task& task, int64_t key0, int64_t keys, int64_t row0, int64_t rows, Workspace& w) const {
+  const int64_t dim = shape_.head_dim, nr = t_.nr, offset = task.span->past + task.query - key0;
+  // Keys of the block a row sees: [first(row), last(row)).
+  const auto last = [&](int64_t row) { return std::clamp<int64_t>(offset + row / group_ + 1, 0, keys); };
+  const auto first = [&](int64_t row) {
+    return shape_.window > 0 ? std::clamp<int64_t>(offset + row / group_ + 1 - shape_.window, 0, keys) : 0;
+  };
+  const int64_t begin = first(row0), end = last(row0 + rows - 1);
+  if (begin >= end) return;
+  float* scores = w.scores + row0 * simd::kKeyBlock;
+  float* out = w.out + row0 * ldo_;
+  for (int64_t c = begin / nr * nr; c < end; c += nr)
+    t_.micro[rows](dim, w.query + row0 * dim, w.keys + c * dim, scores + c, simd::kKeyBlock, false);
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t row = row0 + i, hi = std::clamp(last(row), begin, end), lo = std::min(std::max(first(row), begin), hi);
+    const float shrink = t_.softmax_step(scores + i * simd::kKeyBlock, lo, hi, begin, end, w.max + row, &w.sum[row]);
+    if (shrink != 1.0f) t_.scale(out + i * ldo_, shrink, ldo_);
+  }
+  for (int64_t c = 0; c < ldo_; c += nr)
+    t_.micro_rows[rows](end - begin, scores + begin, w.values + c * simd::kKeyBlock + begin * nr, out + c, ldo_, true);
+}
+
+void Attention::store_result(const Task& task, const Workspace& w, int64_t rows) const {
+  const int64_t dim = shape_.head_dim;
+  if (task.partial < 0) {
+    for (int64_t row = 0; row < rows; ++row)
+      t_.scaled_copy(w.out + row * ldo_, static_cast<float>(1.0 / w.sum[row]), dim, y_row(task, row));
+    return;
+  }
+  float* out = partials_ + task.partial;
+  for (int64_t row = 0; row < rows; ++row) {
+    std::copy_n(w.out + row * ldo_, dim, out + row * dim);
+    out[rows * dim + row] = w.max[row];
+    out[rows * (dim + 1) + row] = static_cast<float>(w.sum[row]);
+  }
+}
+
+// The parts of one (span, kv head) follow each other in the list.
+void Attention::combine(const std::vector<Task>& tasks) const {
+  const int64_t dim = shape_.head_dim;
+  for (size_t i = 0; i < tasks.size();) {
+    size_t end = i + 1;
+    if (tasks[i].partial < 0) {
+      ++i;
+      continue;
+    }
+    while (end < tasks.size() && tasks[end].partial >= 0 && tasks[end].span == tasks[i].span && tasks[end].kv_head == tasks[i].kv_head) ++end;
+    const int64_t rows = tasks[i].queries * group_;
+    for (int64_t row = 0; row < rows; ++row) {
+      float max = -std::numeric_limits<float>::infinity();
+      for (size_t p = i; p < end; ++p) max = std::max(max, partials_[tasks[p].partial + rows * dim + row]);
+      float* y = y_row(tasks[i], row);
+      std::fill_n(y, dim, 0.0f);
+      double sum = 0;
+      for (size_t p = i; p < end; ++p) {
+        const float* part = partials_ + tasks[p].partial;
+        const float weight = std::exp(part[rows * dim + row] - max);
+        sum += static_cast<double>(weight) * static_cast<double>(part[rows * (dim + 1) + row]);
+        for (int64_t c = 0; c < dim; ++c) y[c] += weight * part[row * dim + c];
+      }
+      t_.scale(y, static_cast<float>(1.0 / sum), dim);
+    }
+    i = end;
+  }
+}
+
+}  // namespace
+
+void attention_dense(const AttentionShape& shape, std::span<const SpanView> spans, const float* q, int64_t ldq, const float* k,
+                     const float* v, int64_t ldkv, float* y) {
+  for (const SpanView& span : spans) check_internal(span.past == 0, "attention_dense: a span has past tokens");
+  KeySource source;
+  source.k = k;
+  source.v = v;
+  source.ld = ldkv;
+  Attention(shape, source, q, ldq, y).run(spans);
+}
+
+void attention_paged(const AttentionShape& shape, const KvLayerView& cache, std::span<const SpanView> spans, const float* q,
+                     int64_t ldq, float* y) {
+  KeySource source;
+  source.elem = elem_of(cache.dtype);
+  source.cache = &cache;
+  Attention(shape, source, q, ldq, y).run(spans);
+}
+
+void kv_write(const KvLayerView& cache, std::span<const SpanView> spans, const float* k, const float* v, int64_t ld) {
+  const simd::Table& t = simd::table();
+  const auto convert = t.from_f32[static_cast<int>(elem_of(cache.dtype))];
+  const int64_t row_bytes = cache.head_dim * dtype_size(cache.dtype);
+  for (const SpanView& span : spans) {
+    parallel_chunks(span.tokens, 2 * cache.kv_heads * cache.head_dim, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t position = span.past + i;
+        std::byte* page = cache.base + span.pages[position / kPageTokens] * cache.page_bytes();
+        for (int64_t h = 0; h < cache.kv_heads; ++h) {
+          std::byte* at = page + (h * kPageTokens + position % kPageTokens) * row_bytes;
+          convert(k + (span.first + i) * ld + h * cache.head_dim, at, cache.head_dim);
+          convert(v + (span.first + i) * ld + h * cache.head_dim, at + cache.page_bytes() / 2, cache.head_dim);
+        }
+      }
+    });
+  }
+}
+
+}  // namespace awq

@@ -1,0 +1,119 @@
+// Gram matrices and the losses read from them (quant_ops.h).
+#include <algorithm>
+#include <cstring>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/simd_table.h"
+#include "kernels/ops.h"
+#include "kernels/quant_ops.h"
+
+namespace awq {
+namespace {
+
+constexpr int64_t kChunkTokens = 256;
+constexpr int64_t kMirrorTile = 32;
+
+// One chunk of x, packed twice: as tiles of mr columns and as panels of nr columns, both [steps][columns]. A step
+// is a token, or a pair of tokens in bf16.
+struct PackedChunk {
+  float *tiles, *panels;
+  int64_t steps;
+};
+
+void pack_chunk(const simd::Table& t, bool bf16, const float* x, int64_t ldx, int64_t tokens, int64_t k, const PackedChunk& out) {
+  const int64_t mr = t.mr, nr = t.nr;
+  parallel_chunks(out.steps, 4 * k, [&](int64_t begin, int64_t end) {
+    thread_local Scratch scratch;
+    float* pairs = scratch.floats(k);
+    for (int64_t s = begin; s < end; ++s) {
+      const float* row = x + s * ldx;
+      if (bf16) {
+        t.pair_bf16(x + 2 * s * ldx, 2 * s + 1 < tokens ? x + (2 * s + 1) * ldx : nullptr, k, pairs);
+        row = pairs;
+      }
+      for (int64_t c = 0; c < k; c += mr) {
+        const int64_t n = std::min(mr, k - c);
+        std::copy_n(row + c, n, out.tiles + c * out.steps + s * n);
+      }
+      for (int64_t c = 0; c < k; c += nr) {
+        const int64_t n = std::min(nr, k - c);
+        float* panel = out.panels + c * out.steps + s * nr;
+        std::copy_n(row + c, n, panel);
+        std::fill(panel + n, panel + nr, 0.0f);
+      }
+    }
+  });
+}
+
+// g += the chunk's products in the tiles that touch the upper triangle of one panel's columns.
+void add_panel(const simd::Table& t, bool bf16, const PackedChunk& chunk, int64_t panel, int64_t k, float* g) {
+  const int64_t mr = t.mr, nr = t.nr, c0 = panel * nr, columns = std::min(nr, k - c0);
+  const auto* micro = bf16 ? t.micro_bf16 : t.micro;
+  const float* b = chunk.panels + c0 * chunk.steps;
+  for (int64_t r0 = 0; r0 < std::min(k, c0 + columns); r0 += mr) {
+    const int64_t rows = std::min(mr, k - r0);
+    const float* a = chunk.tiles + r0 * chunk.steps;
+    if (columns == nr) {
+      micro[rows](chunk.steps, a, b, g + r0 * k + c0, k, true);
+      continue;
+    }
+    float c[simd::kMaxMr * simd::kMaxNr];
+    micro[rows](chunk.steps, a, b, c, nr, false);
+    for (int64_t i = 0; i < rows; ++i) t.add(g + (r0 + i) * k + c0, c + i * nr, columns);
+  }
+}
+
+// Copies the upper triangle to the lower one, in square tiles for the cache's sake.
+void mirror(float* g, int64_t k) {
+  parallel_for(ceil_div(k, kMirrorTile), [&](int64_t block) {
+    const int64_t r0 = block * kMirrorTile, r1 = std::min(k, r0 + kMirrorTile);
+    for (int64_t c0 = 0; c0 <= r0; c0 += kMirrorTile)
+      for (int64_t r = r0; r < r1; ++r)
+        for (int64_t c = c0; c < std::min(r, c0 + kMirrorTile); ++c) g[r * k + c] = g[c * k + r];
+  });
+}
+
+}  // namespace
+
+void gram_accumulate(const float* x, int64_t ldx, int64_t tokens, int64_t k, float* g, bool bf16) {
+  if (tokens <= 0 || k <= 0) return;
+  thread_local Scratch tiles, panels;
+  const simd::Table& t = simd::table();
+  const bool pairs = bf16 && t.bf16;
+  const int64_t count = ceil_div(k, t.nr), max_steps = std::min(tokens, kChunkTokens);
+  PackedChunk chunk{tiles.floats(k * max_steps), panels.floats(count * t.nr * max_steps), 0};
+  for (int64_t t0 = 0; t0 < tokens; t0 += kChunkTokens) {
+    const int64_t n = std::min(kChunkTokens, tokens - t0);
+    chunk.steps = pairs ? (n + 1) / 2 : n;
+    pack_chunk(t, pairs, x + t0 * ldx, ldx, n, k, chunk);
+    // The last panel has the most tiles: first, so that no thread starts it last.
+    parallel_for(count, [&](int64_t i) { add_panel(t, pairs, chunk, count - 1 - i, k, g); });
+  }
+  mirror(g, k);
+}
+
+void gram_loss_rows(const float* e, int64_t rows, int64_t k, const float* g, double* loss) {
+  constexpr int64_t kRows = 1008;
+  thread_local Scratch scratch;
+  const simd::Table& t = simd::table();
+  float* product = scratch.floats(std::min(rows, kRows) * k);
+  for (int64_t r0 = 0; r0 < rows; r0 += kRows) {
+    const int64_t n = std::min(kRows, rows - r0);
+    gemm_nt(e + r0 * k, k, g, k, product, k, n, k, k);  // G is symmetric: E Gᵀ = E G
+    parallel_chunks(n, k, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) loss[r0 + i] = t.dot_double(e + (r0 + i) * k, product + i * k, k);
+    });
+  }
+}
+
+double gram_loss(const float* e, int64_t rows, int64_t k, const float* g) {
+  std::vector<double> loss(static_cast<size_t>(rows));
+  gram_loss_rows(e, rows, k, g, loss.data());
+  double sum = 0;
+  for (const double l : loss) sum += l;
+  return sum;
+}
+
+}  // namespace awq

@@ -1,0 +1,184 @@
+// Resident forms of linear layers: dense rows as stored, or interleaved 4- and 8-bit codes (simd_table.h).
+#include "kernels/linear.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "base/half.h"
+#include "base/thread_pool.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/simd_table.h"
+
+namespace awq {
+namespace {
+
+// Up to so many tokens the weights are streamed in their stored form, beyond it they become panels.
+constexpr int64_t kDenseGemvTokens = 8;
+constexpr int64_t kQuantGemvTokens = 16;
+
+class DenseLinear final : public PackedLinear {
+ public:
+  DenseLinear(Tensor w, bool bf16) : w_(std::move(w)), table_(simd::table()), bf16_(bf16), elem_(elem_of(w_.dtype())) {}
+
+  void run(const float* x, int64_t tokens, float* y, int64_t ldy) const override {
+    if (tokens > kDenseGemvTokens) {
+      const DensePanels panels(table_, bf16_, elem_, w_.bytes(), in(), out());
+      return gemm(table_, bf16_, panels, x, in(), tokens, out(), in(), y, ldy);
+    }
+    if (bf16_) {  // the same rounding of x as in the panels' product, so that decode and prefill agree
+      thread_local Scratch scratch;
+      float* rounded = scratch.floats(tokens * in());
+      table_.round_bf16(x, rounded, tokens * in());
+      x = rounded;
+    }
+    gemv_dense(table_, elem_, w_.bytes(), in(), out(), in(), x, in(), tokens, y, ldy);
+  }
+  int64_t out() const override { return w_.dim(0); }
+  int64_t in() const override { return w_.dim(1); }
+  int64_t bytes() const override { return w_.nbytes(); }
+  std::string kernel() const override {
+    const char* name = elem_ == simd::Elem::kF32 ? "f32" : elem_ == simd::Elem::kF16 ? "f16" : "bf16";
+    return fmt::format("dense-{}-{}{}", name, table_.name, bf16_ ? "-bf16" : "");
+  }
+
+ private:
+  Tensor w_;
+  const simd::Table& table_;
+  bool bf16_;
+  simd::Elem elem_;
+};
+
+class QuantLinear final : public PackedLinear {
+ public:
+  QuantLinear(const QuantWeight& w, bool bf16);
+  void run(const float* x, int64_t tokens, float* y, int64_t ldy) const override;
+  int64_t out() const override { return out_; }
+  int64_t in() const override { return view_.k; }
+  int64_t bytes() const override { return codes_.nbytes() + scales_.nbytes() + zeros_.nbytes(); }
+  std::string kernel() const override { return fmt::format("w{}-{}{}", view_.bits, table_.name, bf16_ ? "-bf16" : ""); }
+
+ private:
+  void store_codes(const QuantWeight& w);
+  void store_scales(const QuantWeight& w);
+  void store_zeros(const QuantWeight& w);
+  void stream(const float* x, int64_t tokens, float* y, int64_t ldy) const;
+
+  int64_t out_, row_blocks_;
+  const simd::Table& table_;
+  bool bf16_;
+  Tensor codes_, scales_, zeros_;
+  simd::QuantView view_{};
+};
+
+QuantLinear::QuantLinear(const QuantWeight& w, bool bf16)
+    : out_(w.rows), row_blocks_(ceil_div(w.rows, simd::kRowBlock)), table_(simd::table()), bf16_(bf16) {
+  check_consistent(w);
+  view_.bits = w.scheme.bits == 4 ? 4 : 8;
+  view_.k = w.cols;
+  view_.group = w.scheme.group_size(w.cols);
+  view_.groups = w.groups();
+  view_.words = ceil_div(view_.group, 32 / view_.bits);
+  if (view_.groups > 1 && view_.group % 8 != 0)
+    fail(Code::kUnsupported, "group size {} of a quantized weight [{}, {}]: expected a multiple of 8", view_.group, w.rows, w.cols);
+  store_codes(w);
+  store_scales(w);
+  store_zeros(w);
+}
+
+void QuantLinear::store_codes(const QuantWeight& w) {
+  const int bits = view_.bits, per_word = 32 / bits;
+  const uint8_t middle = static_cast<uint8_t>(1 << (w.scheme.bits - 1));
+  const uint32_t mask = (1u << bits) - 1;
+  codes_ = Tensor::zeros(DType::kU32, {row_blocks_, view_.groups, view_.words, simd::kRowBlock});
+  uint32_t* words = codes_.mutable_data<uint32_t>();
+  parallel_for(row_blocks_, [&](int64_t b) {
+    const int64_t rows = std::min<int64_t>(simd::kRowBlock, w.rows - b * simd::kRowBlock);
+    for (int64_t r = 0; r < rows; ++r) {
+      const uint8_t* q = w.codes.data() + (b * simd::kRowBlock + r) * w.cols;
+      for (int64_t k = 0; k < w.cols; ++k) {
+        const int64_t g = k / view_.group, i = k - g * view_.group;
+        uint32_t& word = words[((b * view_.groups + g) * view_.words + i / per_word) * simd::kRowBlock + r];
+        word |= (static_cast<uint32_t>(q[k] - middle) & mask) << (bits * (i % per_word));
+      }
+    }
+  });
+  view_.codes = words;
+}
+
+void QuantLinear::store_scales(const QuantWeight& w) {
+  const DType dtype = w.scale_dtype == DType::kF16 || w.scale_dtype == DType::kBF16 ? w.scale_dtype : DType::kF32;
+  std::vector<float> ordered(static_cast<size_t>(row_blocks_ * view_.groups * simd::kRowBlock), 0.0f);
+  for (int64_t row = 0; row < w.rows; ++row)
+    for (int64_t g = 0; g < view_.groups; ++g)
+      ordered[(row / simd::kRowBlock * view_.groups + g) * simd::kRowBlock + row % simd::kRowBlock] =
+          w.scales[row * view_.groups + g];
+  scales_ = Tensor(dtype, {row_blocks_, view_.groups, simd::kRowBlock});
+  convert_from_f32(ordered.data(), dtype, scales_.mutable_bytes(), scales_.numel());
+  view_.scales = scales_.bytes();
+  view_.scale_elem = elem_of(dtype);
+}
+
+void QuantLinear::store_zeros(const QuantWeight& w) {
+  if (w.zeros.empty()) return;
+  const int middle = 1 << (w.scheme.bits - 1);
+  zeros_ = Tensor::zeros(DType::kI8, {row_blocks_, view_.groups, simd::kRowBlock});
+  int8_t* z = zeros_.mutable_data<int8_t>();
+  for (int64_t row = 0; row < w.rows; ++row)
+    for (int64_t g = 0; g < view_.groups; ++g)
+      z[(row / simd::kRowBlock * view_.groups + g) * simd::kRowBlock + row % simd::kRowBlock] =
+          static_cast<int8_t>(w.zero_at(row, g) - middle);
+  view_.zeros = z;
+}
+
+void QuantLinear::run(const float* x, int64_t tokens, float* y, int64_t ldy) const {
+  if (tokens <= kQuantGemvTokens) return stream(x, tokens, y, ldy);
+  gemm(table_, bf16_, QuantPanels(table_, bf16_, view_, row_blocks_), x, in(), tokens, out_, in(), y, ldy);
+}
+
+void QuantLinear::stream(const float* x, int64_t tokens, float* y, int64_t ldy) const {
+  thread_local Scratch scratch;
+  const int64_t k = view_.k, groups = view_.groups;
+  float* packed = scratch.floats(tokens * (k + groups));  // per 8 tokens: x [k][tokens], then sums [groups][tokens]
+  for (int64_t t0 = 0; t0 < tokens; t0 += simd::kMaxGemvTokens) {
+    const int tn = static_cast<int>(std::min<int64_t>(simd::kMaxGemvTokens, tokens - t0));
+    float* xp = packed + t0 * (k + groups);
+    float* sums = xp + tn * k;
+    for (int t = 0; t < tn; ++t) {
+      const float* row = x + (t0 + t) * k;
+      for (int64_t i = 0; i < k; ++i) xp[i * tn + t] = row[i];
+      for (int64_t g = 0; g < groups; ++g) sums[g * tn + t] = table_.sum(row + g * view_.group, view_.group);
+    }
+  }
+  // Four row blocks at a time hide the latency of a single token's chain of sums.
+  const int64_t blocks = std::max<int64_t>(4, round_up(65536 / std::max<int64_t>(1, k * simd::kRowBlock), 4));
+  parallel_for(ceil_div(row_blocks_, blocks), [&](int64_t i) {
+    const int64_t b0 = i * blocks, b1 = std::min(row_blocks_, b0 + blocks);
+    for (int64_t t0 = 0; t0 < tokens; t0 += simd::kMaxGemvTokens) {
+      const int64_t tn = std::min<int64_t>(simd::kMaxGemvTokens, tokens - t0);
+      const float* xp = packed + t0 * (k + groups);
+      table_.gemv_quant[tn](view_, b0, b1, out_, xp, xp + tn * k, y + t0 * ldy, ldy);
+    }
+  });
+}
+
+bool use_bf16(Precision precision) { return precision == Precision::kBf16 && simd::table().bf16; }
+
+bool aligned(const Tensor& w) { return reinterpret_cast<uintptr_t>(w.bytes()) % static_cast<uintptr_t>(dtype_size(w.dtype())) == 0; }
+
+}  // namespace
+
+std::unique_ptr<PackedLinear> pack_linear(const Tensor& w, Precision precision) {
+  if (w.rank() != 2 || (w.dtype() != DType::kF32 && w.dtype() != DType::kF16 && w.dtype() != DType::kBF16))
+    fail(Code::kUnsupported, "linear weight: expected F32, F16 or BF16 of rank 2, got {} {}", dtype_name(w.dtype()), shape_text(w.shape()));
+  const bool bf16 = use_bf16(precision);
+  if (bf16 && w.dtype() != DType::kBF16) return std::make_unique<DenseLinear>(w.to(DType::kBF16), true);
+  return std::make_unique<DenseLinear>(aligned(w) ? w : w.clone(), bf16);
+}
+
+std::unique_ptr<PackedLinear> pack_linear(const QuantWeight& w, Precision precision) {
+  return std::make_unique<QuantLinear>(w, use_bf16(precision));
+}
+
+}  // namespace awq

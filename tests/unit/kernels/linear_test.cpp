@@ -1,0 +1,188 @@
+// Linear layers and gemm_nt against plain loops in double, on every instruction-set path.
+#include "kernels/linear.h"
+
+#include <fmt/core.h>
+
+#include "kernel_testing.h"
+#include "kernels/ops.h"
+#include "kernels/reference.h"
+
+namespace awq {
+namespace {
+
+using namespace testing;
+
+constexpr int64_t kTokens[] = {0, 1, 2, 3, 5, 7, 8, 9, 16, 17, 33};
+
+// Rows of y are `out + 3` apart; the three columns between must stay as they were.
+std::vector<float> run(const PackedLinear& linear, const std::vector<float>& x, int64_t tokens) {
+  const int64_t ldy = linear.out() + 3;
+  std::vector<float> y(static_cast<size_t>(tokens * ldy), 77.0f);
+  linear.run(x.data(), tokens, y.data(), ldy);
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t i = 0; i < 3; ++i) EXPECT_EQ(y[t * ldy + linear.out() + i], 77.0f);
+  std::vector<float> result;
+  for (int64_t t = 0; t < tokens; ++t) result.insert(result.end(), y.begin() + t * ldy, y.begin() + t * ldy + linear.out());
+  return result;
+}
+
+TEST(Gemm, MatchesReferenceAtOddSizes) {
+  struct { int64_t m, n, k; } cases[] = {{1, 1, 1}, {2, 3, 5}, {9, 1, 3}, {13, 33, 17}, {14, 32, 256}, {15, 31, 257},
+                                         {29, 65, 300}, {70, 96, 576}, {9, 40, 0}};
+  on_every_isa([&] {
+    for (const auto& c : cases) {
+      SCOPED_TRACE(fmt::format("m {} n {} k {}", c.m, c.n, c.k));
+      const int64_t ldx = c.k + 2, ldw = c.k + 1, ldy = c.n + 1;
+      const auto x = random_floats(c.m * ldx, 1), w = random_floats(c.n * ldw, 2);
+      std::vector<float> want(static_cast<size_t>(c.m * ldy), 5.0f);
+      reference::gemm_nt(x.data(), ldx, w.data(), ldw, want.data(), ldy, c.m, c.n, c.k);
+      const auto got = same_for_any_threads([&] {
+        std::vector<float> y(static_cast<size_t>(c.m * ldy), 5.0f);
+        gemm_nt(x.data(), ldx, w.data(), ldw, y.data(), ldy, c.m, c.n, c.k);
+        return y;
+      });
+      EXPECT_LT(relative_error(got, want), 1e-6);
+    }
+  });
+}
+
+TEST(Gemm, ResultOfARowDoesNotDependOnTheOthers) {
+  const int64_t n = 50, k = 300;
+  const auto x = random_floats(2100 * k, 1), w = random_floats(n * k, 2);
+  on_every_isa([&] {
+    std::vector<float> few(20 * n), many(2100 * n);
+    gemm_nt(x.data(), k, w.data(), k, few.data(), n, 20, n, k);
+    gemm_nt(x.data(), k, w.data(), k, many.data(), n, 2100, n, k);
+    EXPECT_EQ(std::memcmp(few.data(), many.data(), few.size() * sizeof(float)), 0);
+  });
+}
+
+TEST(DenseLinear, MatchesReferenceForEveryTypeAndTokenCount) {
+  struct { int64_t out, in; } shapes[] = {{1, 1}, {37, 45}, {64, 576}, {96, 131}};
+  on_every_isa([&] {
+    for (const auto& s : shapes)
+      for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+        const Tensor w = Tensor::from(random_floats(s.out * s.in, 3), {s.out, s.in}).to(dtype);
+        const auto linear = pack_linear(w, Precision::kExact);
+        EXPECT_EQ(linear->bytes(), w.nbytes());
+        for (const int64_t tokens : kTokens) {
+          SCOPED_TRACE(fmt::format("{} [{}, {}] x {} tokens", linear->kernel(), s.out, s.in, tokens));
+          const auto x = random_floats(tokens * s.in, 4);
+          std::vector<float> want(static_cast<size_t>(tokens * s.out));
+          reference::linear(w, x.data(), tokens, want.data(), s.out);
+          EXPECT_LT(relative_error(same_for_any_threads([&] { return run(*linear, x, tokens); }), want), 1e-6);
+        }
+      }
+  });
+}
+
+TEST(DenseLinear, Bf16RoundsBothSidesForAnyTokenCount) {
+  on_every_isa([&] {
+    if (isa() != Isa::kAvx512Bf16) return;
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
+      for (const int64_t in : {1, 33, 64, 301}) {
+        const Tensor w = Tensor::from(random_floats(45 * in, 3), {45, in}).to(dtype);
+        const auto linear = pack_linear(w, Precision::kBf16);
+        EXPECT_EQ(linear->bytes(), 2 * w.numel());
+        for (const int64_t tokens : kTokens) {
+          SCOPED_TRACE(fmt::format("{} in {} tokens {}", dtype_name(dtype), in, tokens));
+          const auto x = random_floats(tokens * in, 4);
+          const Tensor rounded = Tensor::from(x, {tokens, in}).to(DType::kBF16).to_f32();
+          std::vector<float> want(static_cast<size_t>(tokens * 45));
+          reference::linear(w.to(DType::kBF16), rounded.f32(), tokens, want.data(), 45);
+          EXPECT_LT(relative_error(same_for_any_threads([&] { return run(*linear, x, tokens); }), want), 1e-6);
+        }
+      }
+  });
+}
+
+TEST(DenseLinear, KeepsMappedFloatsWithoutCopying) {
+  const Tensor w = Tensor::from(random_floats(64, 3), {8, 8});
+  std::vector<float> changed = random_floats(64, 9);
+  const Tensor view(DType::kF32, {8, 8}, reinterpret_cast<const std::byte*>(changed.data()), nullptr);
+  const auto linear = pack_linear(view, Precision::kExact);
+  std::copy_n(w.f32(), 64, changed.begin());
+  const auto x = random_floats(8, 4);
+  std::vector<float> want(8);
+  reference::linear(w, x.data(), 1, want.data(), 8);
+  EXPECT_LT(relative_error(run(*linear, x, 1), want), 1e-6);
+}
+
+TEST(DenseLinear, AcceptsUnalignedBytes) {
+  const Tensor w = Tensor::from(random_floats(64, 3), {8, 8});
+  std::vector<std::byte> bytes(1 + w.nbytes());
+  std::memcpy(bytes.data() + 1, w.bytes(), w.nbytes());
+  const auto linear = pack_linear(Tensor(DType::kF32, {8, 8}, bytes.data() + 1, nullptr), Precision::kExact);
+  const auto x = random_floats(8, 4);
+  std::vector<float> want(8);
+  reference::linear(w, x.data(), 1, want.data(), 8);
+  EXPECT_LT(relative_error(run(*linear, x, 1), want), 1e-6);
+}
+
+TEST(QuantLinear, MatchesReferenceForEverySchemeAndTokenCount) {
+  struct { int64_t out, in; int bits, group; bool zeros; DType scale; } cases[] = {
+      {64, 128, 4, 32, true, DType::kF16},  {40, 576, 4, 64, true, DType::kF16},  {17, 384, 4, 128, false, DType::kBF16},
+      {33, 48, 4, 8, true, DType::kF32},    {8, 100, 4, -1, true, DType::kF16},   {5, 7, 4, -1, false, DType::kF16},
+      {48, 128, 8, 64, true, DType::kF16},  {31, 72, 3, 24, true, DType::kF16},   {16, 64, 2, 16, false, DType::kF32},
+      {19, 130, 5, -1, true, DType::kBF16}, {100, 64, 6, 64, true, DType::kF16},  {65, 96, 7, 32, true, DType::kF16}};
+  on_every_isa([&] {
+    for (const auto& c : cases) {
+      const QuantWeight w = random_quant(c.out, c.in, c.bits, c.group, c.zeros, c.scale, 11);
+      const auto linear = pack_linear(w, Precision::kExact);
+      for (const int64_t tokens : kTokens) {
+        SCOPED_TRACE(fmt::format("{} {} [{}, {}] x {} tokens", linear->kernel(), w.scheme.text(), c.out, c.in, tokens));
+        const auto x = random_floats(tokens * c.in, 4);
+        std::vector<float> want(static_cast<size_t>(tokens * c.out));
+        reference::linear(w, x.data(), tokens, want.data(), c.out);
+        EXPECT_LT(relative_error(same_for_any_threads([&] { return run(*linear, x, tokens); }), want), 2e-6);
+      }
+    }
+  });
+}
+
+TEST(QuantLinear, Bf16ProductsStayWithinTheRoundingOfBothSides) {
+  on_every_isa([&] {
+    if (isa() != Isa::kAvx512Bf16) return;
+    for (const int bits : {3, 4})
+      for (const int64_t in : {77, 128}) {
+        const QuantWeight w = random_quant(50, in, bits, in == 77 ? -1 : 32, true, DType::kF16, 12);
+        const auto linear = pack_linear(w, Precision::kBf16);
+        Tensor dense(DType::kF32, {50, in});
+        dequantize(w, dense.f32());
+        const auto x = random_floats(33 * in, 4);
+        const Tensor rounded = Tensor::from(x, {33, in}).to(DType::kBF16).to_f32();
+        std::vector<float> want(33 * 50);
+        reference::linear(dense.to(DType::kBF16), rounded.f32(), 33, want.data(), 50);
+        EXPECT_LT(relative_error(run(*linear, x, 33), want), 1e-6);
+      }
+  });
+}
+
+TEST(QuantLinear, FourBitsStayFourBits) {
+  const QuantWeight w = random_quant(64, 256, 4, 64, true, DType::kF16, 1);
+  const int64_t groups = 64 * 4;
+  EXPECT_EQ(pack_linear(w, Precision::kExact)->bytes(), 64 * 256 / 2 + groups * (2 + 1));
+}
+
+TEST(QuantLinear, RefusesGroupsThatSplitAWord) {
+  EXPECT_THROW(pack_linear(random_quant(16, 24, 4, 12, true, DType::kF16, 1), Precision::kExact), Error);
+}
+
+TEST(Linear, ATokenHasTheSameBitsInAnySmallBatch) {
+  const auto x = random_floats(8 * 192, 4);
+  on_every_isa([&] {
+    std::vector<std::unique_ptr<PackedLinear>> layers;
+    layers.push_back(pack_linear(random_quant(80, 192, 4, 64, true, DType::kF16, 1), Precision::kExact));
+    layers.push_back(pack_linear(Tensor::from(random_floats(80 * 192, 3), {80, 192}), Precision::kExact));
+    for (const auto& layer : layers) {
+      const auto all = run(*layer, x, 8);
+      for (int64_t t = 0; t < 8; ++t) {
+        const auto one = run(*layer, {x.begin() + t * 192, x.begin() + (t + 1) * 192}, 1);
+        EXPECT_EQ(std::memcmp(one.data(), all.data() + t * 80, 80 * sizeof(float)), 0) << layer->kernel() << " token " << t;
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace awq
