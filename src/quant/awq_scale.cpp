@@ -137,6 +137,7 @@ class Search {
   ScaleChoice evaluate(const std::vector<float>& s, bool awq_clip) const {
     ScaleChoice result;
     result.scale = s;
+    result.free_range = !awq_clip;
     const std::vector<float> gram = scaled_gram(s);
     for (const GroupLinear& l : linears_) {
       if (!l.quantized) continue;

@@ -23,6 +23,7 @@ struct ScaleChoice {
   std::map<std::string, QuantWeight> rounded;  // the winning rounding of each quantized linear, of weight * scale
   double loss = 0;                             // Gram loss of the group with `rounded`
   double awq_loss = 0;                         // the same of AutoAWQ's rule (its grid, its clip) on the same inputs
+  bool free_range = false;                     // ranges searched freely; false: AutoAWQ's clip won
   std::string chosen;                          // "x^0.55/w^0.45, free range", for the report
 };
 

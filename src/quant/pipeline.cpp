@@ -1,0 +1,198 @@
+#include "quant/pipeline.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "quant/rounding.h"
+
+namespace awq {
+namespace {
+
+constexpr float kFp16Headroom = 65504.0f / 4;
+
+// What one side of the check needs besides its blocks.
+struct HeadWeights {
+  Tensor norm;
+  std::unique_ptr<PackedLinear> head;
+};
+
+Tensor stored(const Tensor& t, DType dtype, const std::string& name) {
+  Tensor out = t.to(dtype);
+  if (dtype != DType::kF16) return out;
+  const auto* bits = out.data<uint16_t>();
+  for (int64_t i = 0; i < out.numel(); ++i)
+    if ((bits[i] & 0x7c00) == 0x7c00)
+      fail(Code::kBadArgument, "tensor '{}' at element {}: {} is outside float16's range; use --dtype bfloat16", name, i,
+           t.to_f32().f32()[i]);
+  return out;
+}
+
+double relative_distance(const HiddenStates& a, const HiddenStates& b) {
+  const int64_t n = a.sequences().tokens() * a.width();
+  double difference = 0, energy = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double d = a.data()[i] - b.data()[i];
+    difference += d * d;
+    energy += static_cast<double>(a.data()[i]) * a.data()[i];
+  }
+  return energy > 0 ? difference / energy : 0;
+}
+
+class Pipeline {
+ public:
+  Pipeline(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options, const QuantizeInputs& inputs,
+           DType dtype, CheckpointWriter& writer, const ProgressFn& progress)
+      : checkpoint_(checkpoint), options_(options), plan_(plan), inputs_(inputs), dtype_(dtype), writer_(writer), progress_(progress),
+        config_(std::make_shared<const ModelConfig>(plan.config)), stats_(inputs.precision == Precision::kBf16) {
+    result_.dtype = dtype;
+  }
+
+  QuantizeResult run() {
+    const Tensor embedding = load_embedding(checkpoint_, *config_);
+    const Tensor written_embedding = stored(embedding, dtype_, kEmbedName);
+    writer_.add(kEmbedName, written_embedding);
+    if (inputs_.calibration.count() > 0 && options_.method != "rtn") calibration_.emplace(inputs_.calibration, embedding);
+    if (inputs_.heldout.count() > 0) {
+      source_.emplace(inputs_.heldout, embedding);
+      written_.emplace(inputs_.heldout, written_embedding);
+    }
+    const ArchSpec& arch = find_arch(config_->model_type, checkpoint_.path().string());
+    for (int64_t i = 0; i < config_->layers; ++i) {
+      one_block(i, arch.block(*config_, i));
+      if (progress_) progress_({"quantize", static_cast<double>(i + 1), static_cast<double>(config_->layers), "blocks"});
+    }
+    finish(embedding, written_embedding);
+    return std::move(result_);
+  }
+
+ private:
+  void one_block(int64_t layer, const BlockSpec& spec) {
+    check_cancelled();
+    BlockWeights weights = load_block(checkpoint_, *config_, spec, true);
+    stats_.reset();
+    {
+      const Block source(config_, spec, weights, inputs_.precision);
+      if (calibration_) calibration_->advance(source, scratch_, &stats_);
+      // Methods without calibration measure their errors on the held-out text.
+      if (source_) source_->advance(source, scratch_, calibration_ ? nullptr : &stats_);
+    }
+    note_activations();
+    const RoundingContext context{plan_, options_, dtype_};
+    BlockRounding rounding = options_.method == "rtn" ? round_rtn(context, layer, spec, stats_, weights)
+                                                      : round_awq(context, layer, spec, stats_, weights);
+    result_.layers.insert(result_.layers.end(), rounding.reports.begin(), rounding.reports.end());
+    write_block(spec, rounding, weights);
+    if (written_) advance_written(spec, weights);
+  }
+
+  void note_activations() {
+    for (const Site site : {Site::kAttentionIn, Site::kAttentionOut, Site::kMlpIn, Site::kMlpDown})
+      result_.activation_max = std::max(result_.activation_max, stats_.at(site).abs_max);
+    if (calibration_) result_.activation_max = std::max(result_.activation_max, calibration_->abs_max());
+  }
+
+  void write_dense(const std::string& name, Tensor& t) {
+    t = stored(t, dtype_, name);
+    writer_.add(name, t);
+  }
+
+  // Leaves in `weights` what was written, for the check.
+  void write_block(const BlockSpec& spec, BlockRounding& rounding, BlockWeights& weights) {
+    write_dense(spec.input_norm + ".weight", weights.input_norm);
+    write_dense(spec.post_norm + ".weight", weights.post_norm);
+    for (const LinearSpec& linear : spec.linears) {
+      const auto q = rounding.quantized.find(linear.module);
+      WeightSource& weight = weights.weights.at(linear.module);
+      if (q != rounding.quantized.end() && plan_.format == "gemm") {
+        AwqGemmTensors packed = encode_awq_gemm(q->second);
+        writer_.add(linear.module + ".qweight", packed.qweight);
+        writer_.add(linear.module + ".qzeros", packed.qzeros);
+        writer_.add(linear.module + ".scales", packed.scales.dtype() == DType::kF16 ? packed.scales : packed.scales.to(DType::kF16));
+        weight = std::move(q->second);
+      } else {
+        Tensor dense = std::get<Tensor>(weight);
+        if (q != rounding.quantized.end()) dequantize(q->second, dense.f32());
+        write_dense(linear.module + ".weight", dense);
+        weight = std::move(dense);
+      }
+      const auto bias = weights.biases.find(linear.module);
+      if (bias != weights.biases.end()) write_dense(linear.module + ".bias", bias->second);
+    }
+  }
+
+  void advance_written(const BlockSpec& spec, BlockWeights& weights) {
+    weights.input_norm = weights.input_norm.to_f32();
+    weights.post_norm = weights.post_norm.to_f32();
+    for (auto& [module, bias] : weights.biases) bias = bias.to_f32();
+    const Block block(config_, spec, weights, inputs_.precision);
+    written_->advance(block, scratch_, nullptr);
+    result_.depth_error.push_back(relative_distance(*source_, *written_));
+  }
+
+  void finish(const Tensor& embedding, const Tensor& written_embedding) {
+    const Tensor norm = load_vector(checkpoint_, kFinalNormName, config_->hidden);
+    const Tensor written_norm = stored(norm, dtype_, kFinalNormName);
+    writer_.add(kFinalNormName, written_norm);
+    const Tensor head = load_head(checkpoint_, *config_, embedding);
+    Tensor written_head = written_embedding;
+    if (!config_->tied) {
+      written_head = stored(head, dtype_, kHeadName);
+      writer_.add(kHeadName, written_head);
+    }
+    if (!written_) return;
+    const Tensor written_norm_f32 = written_norm.to_f32();
+    const auto source_head = pack_linear(head, inputs_.precision), result_head = pack_linear(written_head, inputs_.precision);
+    result_.check = compare_outputs(*source_, {norm.f32(), source_head.get(), config_->rms_eps}, *written_,
+                                    {written_norm_f32.f32(), result_head.get(), config_->rms_eps}, progress_);
+  }
+
+  const Checkpoint& checkpoint_;
+  const QuantizeOptions& options_;
+  const QuantizePlan& plan_;
+  const QuantizeInputs& inputs_;
+  DType dtype_;
+  CheckpointWriter& writer_;
+  const ProgressFn& progress_;
+  std::shared_ptr<const ModelConfig> config_;
+  StatsObserver stats_;
+  Scratch scratch_;
+  std::optional<HiddenStates> calibration_, source_, written_;
+  QuantizeResult result_;
+};
+
+class MaxObserver : public Observer {
+ public:
+  void on_input(int64_t, Site, const float* x, int64_t tokens, int64_t dim) override {
+    for (int64_t i = 0; i < tokens * dim; ++i) largest = std::max(largest, std::fabs(x[i]));
+  }
+  float largest = 0;
+};
+
+}  // namespace
+
+DType choose_dtype(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options, const TokenSequences& probe) {
+  if (options.dtype == "float16") return DType::kF16;
+  if (options.dtype == "bfloat16") return DType::kBF16;
+  if (options.dtype != "auto") fail(Code::kBadArgument, "--dtype {}: expected auto, float16 or bfloat16", options.dtype);
+  if (probe.count() == 0) return checkpoint.format().name == "BF16" ? DType::kBF16 : DType::kF16;
+  const auto config = std::make_shared<const ModelConfig>(plan.config);
+  const ArchSpec& arch = find_arch(config->model_type, checkpoint.path().string());
+  HiddenStates states(probe, load_embedding(checkpoint, *config));
+  Scratch scratch;
+  MaxObserver seen;
+  for (int64_t i = 0; i < config->layers; ++i) {
+    const BlockSpec spec = arch.block(*config, i);
+    const BlockWeights weights = load_block(checkpoint, *config, spec, false);
+    states.advance(Block(config, spec, weights, Precision::kExact), scratch, &seen);
+    seen.largest = std::max(seen.largest, states.abs_max());
+  }
+  return seen.largest < kFp16Headroom ? DType::kF16 : DType::kBF16;
+}
+
+QuantizeResult quantize_blocks(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options,
+                               const QuantizeInputs& inputs, DType dtype, CheckpointWriter& writer, const ProgressFn& progress) {
+  return Pipeline(checkpoint, plan, options, inputs, dtype, writer, progress).run();
+}
+
+}  // namespace awq

@@ -1,0 +1,124 @@
+#include "quant/rounding.h"
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/quant_ops.h"
+
+namespace awq {
+namespace {
+
+const PlannedLinear& planned(const QuantizePlan& plan, int64_t layer, const std::string& module) {
+  for (const PlannedLinear& l : plan.blocks[layer])
+    if (l.spec.module == module) return l;
+  fail(Code::kInternal, "internal error: {} is not in the plan", module);
+}
+
+// Query heads that share a key/value head share their scales; empty when every head has its own.
+std::vector<int32_t> owners(const ScaleGroup& group, const ModelConfig& c) {
+  if (group.fold != Fold::kKvHeads || c.heads == c.kv_heads) return {};
+  std::vector<int32_t> owner(static_cast<size_t>(c.heads * c.head_dim));
+  const int64_t repeat = c.heads / c.kv_heads;
+  for (int64_t k = 0; k < static_cast<int64_t>(owner.size()); ++k)
+    owner[k] = static_cast<int32_t>(k / c.head_dim / repeat * c.head_dim + k % c.head_dim);
+  return owner;
+}
+
+double relative_error(const Tensor& weight, const QuantWeight& q, const SiteStats& stats) {
+  if (stats.tokens == 0) return std::numeric_limits<double>::quiet_NaN();
+  Tensor error(DType::kF32, weight.shape());
+  float* e = error.f32();
+  dequantize(q, e);
+  for (int64_t i = 0; i < weight.numel(); ++i) e[i] = weight.f32()[i] - e[i];
+  const double energy = gram_loss(weight.f32(), weight.dim(0), weight.dim(1), stats.gram.data());
+  return energy > 0 ? gram_loss(e, weight.dim(0), weight.dim(1), stats.gram.data()) / energy : 0;
+}
+
+// The statistics of x / s.
+SiteStats scaled_stats(const SiteStats& stats, const std::vector<float>& s) {
+  SiteStats out = stats;
+  for (int64_t i = 0; i < stats.dim; ++i) {
+    const float a = 1.0f / s[i];
+    for (int64_t j = 0; j < stats.dim; ++j) out.gram[i * stats.dim + j] *= a / s[j];
+    out.abs_sum[i] *= a;
+  }
+  return out;
+}
+
+struct GroupResult {
+  const ScaleGroup* group;
+  ScaleChoice choice;
+};
+
+std::vector<GroupLinear> group_linears(const RoundingContext& context, int64_t layer, const ScaleGroup& group, const BlockWeights& block) {
+  std::vector<GroupLinear> linears;
+  for (const std::string& module : group.consumers) {
+    const PlannedLinear& l = planned(context.plan, layer, module);
+    linears.push_back({module, std::get<Tensor>(block.weights.at(module)), l.quantized,
+                       l.spec.role != "q_proj" && l.spec.role != "k_proj"});
+  }
+  return linears;
+}
+
+GroupResult search_group(const RoundingContext& context, int64_t layer, const BlockSpec& spec, const ScaleGroup& group,
+                         const StatsObserver& stats, const BlockWeights& block) {
+  const auto linears = group_linears(context, layer, group, block);
+  ScaleSearch search;
+  search.scheme = context.plan.scheme;
+  search.scale_dtype = context.dtype;
+  search.channel_owner = owners(group, context.plan.config);
+  if (group.fold == Fold::kNorm) {
+    search.norm_gain = (group.producer == spec.input_norm ? block.input_norm : block.post_norm).f32();
+    search.norm_dtype = context.dtype;
+  }
+  return {&group, search_scale(linears, stats.at(group.site), search)};
+}
+
+bool any_quantized(const RoundingContext& context, int64_t layer, const ScaleGroup& group) {
+  for (const std::string& module : group.consumers)
+    if (planned(context.plan, layer, module).quantized) return true;
+  return false;
+}
+
+}  // namespace
+
+BlockRounding round_awq(const RoundingContext& context, int64_t layer, const BlockSpec& spec, const StatsObserver& stats,
+                        BlockWeights& block) {
+  // All groups are searched on the unscaled weights, as their statistics are, then all are folded.
+  std::vector<GroupResult> results;
+  for (const ScaleGroup& group : spec.scale_groups)
+    if (any_quantized(context, layer, group)) results.push_back(search_group(context, layer, spec, group, stats, block));
+  for (const GroupResult& r : results) apply_scale(*r.group, r.choice.scale, context.plan.config, block, spec);
+
+  BlockRounding out;
+  for (GroupResult& r : results) {
+    const SiteStats scaled = scaled_stats(stats.at(r.group->site), r.choice.scale);
+    for (auto& [module, q] : r.choice.rounded) {
+      const Tensor& weight = std::get<Tensor>(block.weights.at(module));
+      // A producer's rows were divided after its own search: its ranges are searched again.
+      bool rows_changed = false;
+      for (const GroupResult& other : results) rows_changed |= other.group->producer == module;
+      if (rows_changed)
+        q = range_search(weight.f32(), weight.dim(0), weight.dim(1), context.plan.scheme, context.dtype, scaled.gram.data(),
+                         r.choice.free_range ? RangeEffort::kFull : RangeEffort::kAwqClip);
+      out.reports.push_back({layer, module, relative_error(weight, q, scaled), r.choice.loss, r.choice.awq_loss, r.choice.chosen});
+      out.quantized.emplace(module, std::move(q));
+    }
+  }
+  return out;
+}
+
+BlockRounding round_rtn(const RoundingContext& context, int64_t layer, const BlockSpec&, const StatsObserver& stats,
+                        BlockWeights& block) {
+  BlockRounding out;
+  for (const PlannedLinear& l : context.plan.blocks[layer]) {
+    if (!l.quantized) continue;
+    const Tensor& weight = std::get<Tensor>(block.weights.at(l.spec.module));
+    QuantWeight q = quantize_minmax(weight.f32(), weight.dim(0), weight.dim(1), context.plan.scheme, context.dtype);
+    out.reports.push_back({layer, l.spec.module, relative_error(weight, q, stats.at(l.spec.reads)), 0, 0, "round to nearest"});
+    out.quantized.emplace(l.spec.module, std::move(q));
+  }
+  return out;
+}
+
+}  // namespace awq
