@@ -54,19 +54,23 @@ void pack(const uint8_t* nibbles, int64_t rows, int64_t cols, std::byte* words) 
   });
 }
 
-// words [cols, rows/8] -> nibbles [rows, cols]
+// words [cols, rows/8] -> nibbles [rows, cols]. Through a small tile: rows of a power-of-two length would
+// otherwise fight for the same few cache lines.
 void unpack(const std::byte* words, int64_t rows, int64_t cols, uint8_t* nibbles) {
   const int64_t width = rows / kPerWord;
-  parallel_for((width + kTileWords - 1) / kTileWords, [&](int64_t tile) {
-    const int64_t c0 = tile * kTileWords, c1 = std::min(width, c0 + kTileWords);
+  parallel_for((width + kTileWords - 1) / kTileWords, [&](int64_t index) {
+    const int64_t c0 = index * kTileWords, c1 = std::min(width, c0 + kTileWords);
+    uint8_t tile[kTileWords * kPerWord][kTileCols];
     for (int64_t k0 = 0; k0 < cols; k0 += kTileCols) {
-      for (int64_t k = k0; k < std::min(cols, k0 + kTileCols); ++k) {
+      const int64_t k1 = std::min(cols, k0 + kTileCols);
+      for (int64_t k = k0; k < k1; ++k) {
         for (int64_t c = c0; c < c1; ++c) {
           const uint32_t word = load_word(words, k * width + c);
-          for (int j = 0; j < kPerWord; ++j)
-            nibbles[(kPerWord * c + j) * cols + k] = (word >> kShift[j]) & 15;
+          for (int j = 0; j < kPerWord; ++j) tile[kPerWord * (c - c0) + j][k - k0] = (word >> kShift[j]) & 15;
         }
       }
+      for (int64_t n = kPerWord * c0; n < kPerWord * c1; ++n)
+        std::memcpy(nibbles + n * cols + k0, tile[n - kPerWord * c0], static_cast<size_t>(k1 - k0));
     }
   });
 }
