@@ -93,7 +93,7 @@ AwqConfig parse(const Settings& s) {
 
 }  // namespace
 
-std::optional<AwqConfig> read_awq_config(const std::filesystem::path& dir, const Json& config) {
+std::optional<AwqConfig> read_awq_config(const std::filesystem::path& dir, const Json& config, bool has_packed_weights) {
   const auto inside = [](const Json& object) -> const Json* {
     const auto it = object.find("quantization_config");
     return it == object.end() || it->is_null() ? nullptr : &*it;
@@ -106,6 +106,7 @@ std::optional<AwqConfig> read_awq_config(const std::filesystem::path& dir, const
       fail(Code::kBadFile, "{}: quantization_config: expected an object, got {}", config_path, found->type_name());
     return parse({*found, config_path + ": quantization_config"});
   }
+  if (!has_packed_weights) return std::nullopt;  // a stray file beside dense weights means nothing
   for (const char* name : {"quant_config.json", "quantize_config.json"}) {
     if (!std::filesystem::exists(dir / name)) continue;
     const Json json = read_json_object(dir / name);

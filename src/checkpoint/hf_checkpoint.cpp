@@ -74,8 +74,7 @@ class HfCheckpoint : public Checkpoint {
  public:
   explicit HfCheckpoint(const fs::path& dir) : dir_(dir), config_(read_json_object(dir / "config.json")) {
     open_files();
-    awq_ = read_awq_config(dir, config_);
-    check_packed_weights();
+    read_quantization();
     if (awq_ && awq_->modules_to_not_convert.empty()) awq_->modules_to_not_convert = dense_modules();
   }
 
@@ -153,16 +152,14 @@ class HfCheckpoint : public Checkpoint {
     files_.emplace(path.string(), std::move(file));
   }
 
-  void check_packed_weights() {
+  void read_quantization() {
     const auto packed = std::find_if(tensors_.begin(), tensors_.end(),
                                      [](const StoredTensor& t) { return t.name.ends_with(".qweight"); });
-    if (awq_ && packed == tensors_.end()) {
-      // A stray quant_config.json beside dense weights means nothing; config.json's own claim must hold.
-      if (config_.contains("quantization_config"))
-        fail(Code::kBadFile, "{}: quantization_config says awq, but no tensor is named *.qweight", (dir_ / "config.json").string());
-      awq_.reset();
-    }
-    if (!awq_ && packed != tensors_.end())
+    const bool has_packed = packed != tensors_.end();
+    awq_ = read_awq_config(dir_, config_, has_packed);
+    if (awq_ && !has_packed)
+      fail(Code::kBadFile, "{}: quantization_config says awq, but no tensor is named *.qweight", (dir_ / "config.json").string());
+    if (!awq_ && has_packed)
       fail(Code::kUnsupported, "{}: tensor '{}' is packed, but no quantization_config says how", packed->file.string(),
            printable(packed->name));
   }
