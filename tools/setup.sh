@@ -46,7 +46,7 @@ install_packages() {
   if ((EUID != 0)); then
     root=(sudo)
     if ! command -v sudo >/dev/null || ! { sudo -n true 2>/dev/null || { [[ -t 0 ]] && sudo -v; }; }; then
-      stage=''
+      trap - EXIT
       echo "Packages are missing; as root, run:  $install" >&2
       exit 1
     fi
