@@ -1,0 +1,168 @@
+#include "eval/perplexity.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "base/error.h"
+#include "quant/check.h"
+
+namespace awq {
+namespace {
+
+constexpr int64_t kLogitFloats = int64_t{16} << 20;  // 64 MiB of logits at a time
+constexpr int64_t kLogitRows = 256;
+
+// One model's way through a window: the states of all its tokens, then logits a few rows at a time.
+class Side {
+ public:
+  explicit Side(const Model& model) : model_(model) {}
+
+  void run(std::span<const int32_t> tokens, std::span<const int32_t> positions) {
+    const SpanView whole{0, static_cast<int64_t>(tokens.size()), 0, nullptr};
+    model_.forward({tokens, positions, {&whole, 1}}, nullptr, scratch_, hidden_);
+  }
+
+  // [rows, vocab]
+  const float* logits(int64_t row, int64_t rows) {
+    const size_t size = static_cast<size_t>(rows * model_.config().vocab);
+    if (logits_.size() < size) logits_.resize(size);
+    model_.logits(hidden_.data() + row * model_.config().hidden, rows, logits_.data());
+    return logits_.data();
+  }
+
+ private:
+  const Model& model_;
+  Scratch scratch_;
+  std::vector<float> hidden_, logits_;
+};
+
+// One entry per window, the units of the intervals.
+struct Sums {
+  std::vector<double> nll, reference_nll, kl, same;
+  std::vector<int64_t> targets;
+  std::vector<double> kl_of_target;
+};
+
+class Walk {
+ public:
+  Walk(const Model& model, const Model* reference, const WindowSpec& spec)
+      : spec_(spec),
+        vocab_(model.config().vocab),
+        chunk_(std::clamp<int64_t>(kLogitFloats / vocab_, 1, kLogitRows)),
+        model_(model),
+        positions_(static_cast<size_t>(spec.length)),
+        logprob_(static_cast<size_t>(chunk_)),
+        kl_(static_cast<size_t>(chunk_)),
+        same_(static_cast<size_t>(chunk_)) {
+    std::iota(positions_.begin(), positions_.end(), 0);
+    if (reference != nullptr) reference_.emplace(*reference);
+  }
+
+  void window(std::span<const int32_t> tokens) {
+    tokens_.assign(tokens.begin(), tokens.end());
+    if (spec_.first_token) tokens_.front() = *spec_.first_token;
+    model_.run(tokens_, positions_);
+    if (reference_) reference_->run(tokens_, positions_);
+    double nll = 0, reference_nll = 0, kl = 0, same = 0;
+    for (int64_t row = spec_.unscored; row + 1 < spec_.length; row += chunk_) {
+      const int64_t rows = std::min(chunk_, spec_.length - 1 - row);
+      const float* q = model_.logits(row, rows);
+      nll += negative_log_likelihood(q, row, rows);
+      if (!reference_) continue;
+      const float* p = reference_->logits(row, rows);
+      reference_nll += negative_log_likelihood(p, row, rows);
+      kl_divergence(p, q, rows, vocab_, kl_.data(), same_.data());
+      kl = std::accumulate(kl_.begin(), kl_.begin() + rows, kl);
+      same = std::accumulate(same_.begin(), same_.begin() + rows, same);
+      sums_.kl_of_target.insert(sums_.kl_of_target.end(), kl_.begin(), kl_.begin() + rows);
+    }
+    sums_.nll.push_back(nll);
+    sums_.reference_nll.push_back(reference_nll);
+    sums_.kl.push_back(kl);
+    sums_.same.push_back(same);
+    sums_.targets.push_back(spec_.length - 1 - spec_.unscored);
+  }
+
+  Sums& sums() { return sums_; }
+
+ private:
+  double negative_log_likelihood(const float* logits, int64_t row, int64_t rows) {
+    log_softmax_gather(logits, rows, vocab_, tokens_.data() + row + 1, logprob_.data());
+    const double sum = std::accumulate(logprob_.begin(), logprob_.begin() + rows, 0.0);
+    if (!std::isfinite(sum))
+      fail(Code::kBadFile, "window {}, tokens {} to {}: expected a finite log-likelihood, got {}",
+           sums_.targets.size(), row + 1, row + rows, sum);
+    return -sum;
+  }
+
+  const WindowSpec spec_;
+  const int64_t vocab_, chunk_;  // chunk_: rows of logits at a time
+  Side model_;
+  std::optional<Side> reference_;
+  std::vector<int32_t> positions_, tokens_;
+  std::vector<double> logprob_, kl_;
+  std::vector<uint8_t> same_;
+  Sums sums_;
+};
+
+// The smallest value that at least the share q of all values does not exceed.
+double quantile(std::vector<double>& values, double q) {
+  const auto rank = static_cast<size_t>(std::ceil(q * static_cast<double>(values.size())));
+  const auto at = values.begin() + static_cast<std::ptrdiff_t>(std::max<size_t>(rank, 1) - 1);
+  std::nth_element(values.begin(), at, values.end());
+  return *at;
+}
+
+Divergence summarize(Sums& sums) {
+  Divergence d;
+  const MeanInterval kl = mean_interval(sums.kl, sums.targets), same = mean_interval(sums.same, sums.targets);
+  d.kl = kl.mean;
+  d.kl_ci95 = kl.ci95;
+  d.kl_median = quantile(sums.kl_of_target, 0.5);
+  d.kl_p99 = quantile(sums.kl_of_target, 0.99);
+  d.kl_max = quantile(sums.kl_of_target, 1);
+  d.top1_agreement = same.mean;
+  d.top1_agreement_ci95 = same.ci95;
+  d.reference_perplexity = std::exp(mean_interval(sums.reference_nll, sums.targets).mean);
+  return d;
+}
+
+void check_arguments(const Model& model, const Model* reference, std::span<const int32_t> tokens,
+                     const WindowSpec& spec) {
+  if (spec.length < 2 || spec.unscored < 0 || spec.unscored > spec.length - 2)
+    fail(Code::kBadArgument, "windows of {} tokens with {} unscored leave no target", spec.length, spec.unscored);
+  if (static_cast<int64_t>(tokens.size()) < spec.length)
+    fail(Code::kBadArgument, "the text has {} tokens: expected at least {}, one window", tokens.size(),
+         spec.length);
+  const int64_t vocab = model.config().vocab;
+  if (reference != nullptr && reference->config().vocab != vocab)
+    fail(Code::kBadArgument, "the model's vocabulary has {} tokens, the reference's {}: expected the same", vocab,
+         reference->config().vocab);
+}
+
+}  // namespace
+
+Evaluation evaluate(const Model& model, const Model* reference, std::span<const int32_t> tokens,
+                    const WindowSpec& spec, int64_t limit, const ProgressFn& progress) {
+  check_arguments(model, reference, tokens, spec);
+  int64_t windows = static_cast<int64_t>(tokens.size()) / spec.length;
+  if (limit > 0) windows = std::min(windows, limit);
+  Walk walk(model, reference, spec);
+  for (int64_t w = 0; w < windows; ++w) {
+    check_cancelled();
+    walk.window(tokens.subspan(static_cast<size_t>(w * spec.length), static_cast<size_t>(spec.length)));
+    if (progress)
+      progress({"evaluate", static_cast<double>((w + 1) * spec.length), static_cast<double>(windows * spec.length),
+                "tokens"});
+  }
+  Sums& sums = walk.sums();
+  const MeanInterval nll = mean_interval(sums.nll, sums.targets);
+  const double perplexity = std::exp(nll.mean);
+  Evaluation result{windows, 0, nll.mean, nll.ci95, perplexity, perplexity * nll.ci95, std::nullopt};
+  result.targets = std::accumulate(sums.targets.begin(), sums.targets.end(), int64_t{0});
+  if (reference != nullptr) result.divergence = summarize(sums);
+  return result;
+}
+
+}  // namespace awq
