@@ -82,8 +82,8 @@ void ProgressBar::begin_stage(const Progress& progress, double now) {
 void ProgressBar::end_stage(double now) {
   active_ = false;
   if (style_ != ProgressStyle::kBar) return;
-  fmt::print(out_, "\r\x1b[K{:<12} {} {} in {}\n", stage_, amount(done_, unit_),
-             unit_ == "bytes" ? "" : unit_, human_seconds(now - stage_start_));
+  fmt::print(out_, "\r\x1b[K{:<12} {}{} in {}\n", stage_, amount(done_, unit_),
+             unit_ == "bytes" ? "" : " " + unit_, human_seconds(now - stage_start_));
   std::fflush(out_);
 }
 
@@ -107,7 +107,7 @@ void ProgressBar::draw(double now) {
   const std::string text = numbers(now);
   const size_t width = terminal_width(out_) - 1;
   const size_t rest = stage_.size() + text.size() + 5;
-  const size_t cells = width > rest + 5 ? std::min<size_t>(30, width - rest) : 0;
+  const size_t cells = width > rest + 5 ? std::min<size_t>(20, width - rest) : 0;
   std::string bar;
   if (cells > 0 && total_ > 0) {
     const auto full = static_cast<size_t>(std::clamp(done_ / total_, 0.0, 1.0) * static_cast<double>(cells));
