@@ -31,19 +31,24 @@ WeightSource load_weight(const Checkpoint& checkpoint, const LinearSpec& linear)
 }  // namespace
 
 BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config, const BlockSpec& spec, bool dense_f32) {
+  // Mappings are read-only; quantization changes weights, norms and biases in place.
+  const auto vector = [&](const std::string& name, int64_t n) {
+    const Tensor t = load_vector(checkpoint, name, n);
+    return dense_f32 ? t.clone() : t;
+  };
   BlockWeights block;
-  block.input_norm = load_vector(checkpoint, spec.input_norm + ".weight", config.hidden);
-  block.post_norm = load_vector(checkpoint, spec.post_norm + ".weight", config.hidden);
+  block.input_norm = vector(spec.input_norm + ".weight", config.hidden);
+  block.post_norm = vector(spec.post_norm + ".weight", config.hidden);
   for (const LinearSpec& linear : spec.linears) {
     block.weights[linear.module] = load_weight(checkpoint, linear);
     if (dense_f32) {
       Tensor dense = block.dense(linear.module);
       const auto* source = std::get_if<Tensor>(&block.weights[linear.module]);
-      if (source != nullptr && source->bytes() == dense.bytes()) dense = dense.clone();  // a mapping is read-only
+      if (source != nullptr && source->bytes() == dense.bytes()) dense = dense.clone();
       block.weights[linear.module] = std::move(dense);
     }
     // AutoAWQ writes a bias for every linear it replaces when the source had one; qwen2 exports may omit zeros.
-    if (linear.bias) block.biases[linear.module] = load_vector(checkpoint, linear.module + ".bias", linear.out);
+    if (linear.bias) block.biases[linear.module] = vector(linear.module + ".bias", linear.out);
   }
   return block;
 }
