@@ -11,6 +11,8 @@
 
 namespace awq {
 
+namespace simd {
+
 // Declare as `thread_local Scratch` inside the function that uses it: a function's scratch is free again when
 // the function returns. 64-byte aligned, contents undefined.
 class Scratch {
@@ -28,6 +30,10 @@ class Scratch {
   std::shared_ptr<std::byte[]> memory_;
   int64_t capacity_ = 0;
 };
+
+}  // namespace simd
+// Not awq::Scratch itself: that name is the forward pass's buffers (model/model.h), and the linker would merge the two.
+using simd::Scratch;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
