@@ -6,6 +6,27 @@
 #include "tokenizer/unicode.h"
 
 namespace awq {
+namespace {
+
+// Start of the run of white space that ends at `pos`, at least `floor`; end of the run that starts at `pos`.
+size_t space_before(std::string_view text, size_t floor, size_t pos) {
+  while (pos > floor) {
+    size_t previous = pos;
+    if (!is_white_space(previous_code_point(text, previous))) break;
+    pos = previous;
+  }
+  return pos;
+}
+size_t space_after(std::string_view text, size_t pos) {
+  while (pos < text.size()) {
+    size_t next = pos;
+    if (!is_white_space(next_code_point(text, next))) break;
+    pos = next;
+  }
+  return pos;
+}
+
+}  // namespace
 
 AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens, std::vector<std::string> contents)
     : tokens_(std::move(tokens)), nodes_(1) {
@@ -52,7 +73,7 @@ bool AddedTokenMatcher::stands_alone(std::string_view text, size_t begin, size_t
 
 std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::split(std::string_view text) const {
   std::vector<Segment> out;
-  size_t done = 0;
+  size_t done = 0, space_end = 0;  // space_end: of the last run of space looked at, so that none is read twice
   for (size_t pos = 0; pos < text.size();) {
     size_t end = 0;
     const AddedToken* token =
@@ -64,23 +85,11 @@ std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::split(std::string_vie
     size_t begin = pos;
     pos = end;
     if (token->single_word && !stands_alone(text, begin, end)) continue;
-    if (token->lstrip) {
-      while (begin > done) {
-        size_t previous = begin;
-        if (!is_white_space(previous_code_point(text, previous))) break;
-        begin = previous;
-      }
-      begin = std::max(begin, done);
-    }
-    if (token->rstrip) {
-      while (end < text.size()) {
-        size_t next = end;
-        if (!is_white_space(next_code_point(text, next))) break;
-        end = next;
-      }
-    }
+    if (token->lstrip) begin = std::max(done, space_before(text, done, begin));
+    if (token->rstrip) space_end = end = end <= space_end ? space_end : space_after(text, end);
     if (begin > done) out.push_back({-1, text.substr(done, begin - done)});
-    out.push_back({token->id, text.substr(begin, end - begin)});
+    // Where an earlier rstrip took the whole match, lstrip leaves nothing of it, and the token does not count.
+    if (begin < end) out.push_back({token->id, text.substr(begin, end - begin)});
     done = end;
   }
   if (done < text.size()) out.push_back({-1, text.substr(done)});

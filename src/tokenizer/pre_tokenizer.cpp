@@ -15,7 +15,6 @@ using Piece = PreTokenizer::Piece;
 // GPT-2's words (Radford et al. 2019, encoder.py).
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kWhitespacePattern = R"(\w+|[^\w\s]+)";
 // Punctuation is category P and ASCII's own symbols.
 constexpr std::string_view kPunctuationPattern = R"([\p{P}$+<=>^`|~])";
 
@@ -124,12 +123,11 @@ PreTokenizer::PreTokenizer(const std::vector<PreTokenizerStep>& steps, const std
         if (s.use_regex) step.regex.emplace_back(kGpt2Pattern, where);
         break;
       case PreTokenizerKind::kSplit:
-        if (!s.pattern.text.empty())
-          step.regex.emplace_back(s.pattern.is_regex ? s.pattern.text : escape_regex(s.pattern.text), where);
+        step.regex.emplace_back(s.pattern.is_regex ? s.pattern.text : escape_regex(s.pattern.text), where);
         break;
-      case PreTokenizerKind::kWhitespace: step.regex.emplace_back(kWhitespacePattern, where); break;
       case PreTokenizerKind::kPunctuation: step.regex.emplace_back(kPunctuationPattern, where); break;
       case PreTokenizerKind::kDigits:
+      case PreTokenizerKind::kWhitespace:
       case PreTokenizerKind::kWhitespaceSplit:
       case PreTokenizerKind::kMetaspace: break;
     }
@@ -167,12 +165,7 @@ void PreTokenizer::apply(const Step& step, bool last, const Piece& piece, std::v
       return;
     }
     case PreTokenizerKind::kSplit: {
-      std::vector<Part> parts;
-      if (step.regex.empty()) {
-        parts.push_back({{0, piece.text.size()}, false});
-      } else {
-        parts = regex_parts(step.regex[0], piece.text);
-      }
+      std::vector<Part> parts = regex_parts(step.regex[0], piece.text);
       if (s.invert)
         for (Part& p : parts) p.is_match = !p.is_match;
       return append_parts(behave(std::move(parts), s.behavior), piece, out);
@@ -181,11 +174,13 @@ void PreTokenizer::apply(const Step& step, bool last, const Piece& piece, std::v
       const auto behavior = s.individual_digits ? SplitBehavior::kIsolated : SplitBehavior::kContiguous;
       return append_parts(behave(char_parts(piece.text, is_number), behavior), piece, out);
     }
-    case PreTokenizerKind::kWhitespace: {
-      std::vector<Part> parts = regex_parts(step.regex[0], piece.text);
-      std::erase_if(parts, [](const Part& p) { return !p.is_match; });
-      return append_parts(parts, piece, out);
-    }
+    case PreTokenizerKind::kWhitespace:  // runs of word characters, runs of what is neither word nor space
+      for (const Part& word : behave(char_parts(piece.text, is_word), SplitBehavior::kContiguous)) {
+        Piece p{piece.text.substr(word.span.begin, word.span.end - word.span.begin),
+                piece.at_start && word.span.begin == 0};
+        append_parts(behave(char_parts(p.text, is_white_space), SplitBehavior::kRemoved), p, out);
+      }
+      return;
     case PreTokenizerKind::kWhitespaceSplit:
       return append_parts(behave(char_parts(piece.text, is_white_space), SplitBehavior::kRemoved), piece, out);
     case PreTokenizerKind::kPunctuation:

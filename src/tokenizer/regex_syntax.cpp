@@ -21,6 +21,8 @@ constexpr std::string_view kSpace = R"(\x09-\x0d\x20\x85\p{Z})";
 constexpr std::string_view kNotSpace =
     R"(\p{L}\p{M}\p{N}\p{P}\p{S}\p{Cf}\p{Cn}\p{Co}\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f)";
 constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+// Outside a class Oniguruma takes Latin-1 from another table, which has superscripts and fractions as well.
+constexpr std::string_view kLoneWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\xb2\xb3\xb9\xbc-\xbe)";
 constexpr std::string_view kHex = "0-9a-fA-F";
 
 struct LongName {
@@ -182,11 +184,11 @@ class Translator {
     const char c = in_[pos_ + 1];
     if (c == 'p' || c == 'P') return property(in_class);
     pos_ += 2;
-    const std::string word = "[" + std::string(kWord) + "]";
+    const std::string word = "[" + std::string(kLoneWord) + "]";
     switch (c) {
       case 's': return set(kSpace, false, in_class);
       case 'S': return in_class ? set(kNotSpace, false, true) : set(kSpace, true, false);
-      case 'w': return set(kWord, false, in_class);
+      case 'w': return set(in_class ? kWord : kLoneWord, false, in_class);
       case 'd': out_ += "\\p{Nd}"; return;
       case 'D': out_ += "\\P{Nd}"; return;
       case 'h': return set(kHex, false, in_class);
@@ -209,7 +211,7 @@ class Translator {
       default: break;
     }
     if (!in_class) {
-      if (c == 'W') return set(kWord, true, false);
+      if (c == 'W') return set(kLoneWord, true, false);
       if (c == 'H') return set(kHex, true, false);
       if (c == 'B') {
         out_ += "(?:(?<=" + word + ")(?=" + word + ")|(?<!" + word + ")(?!" + word + "))";
