@@ -39,6 +39,8 @@ void catch_signals() {
 }
 
 void add_commands(CLI::App& app, Context& context) {
+  add_generate(app, context);
+  add_inspect(app, context);
   add_report(app, context);
   add_env(app, context);
 }
@@ -50,6 +52,7 @@ void prepare(Context& context, ProgressBar& bar) {
          "--device cuda: this build of awq runs on the CPU only; use --device auto or cpu");
   if (context.threads > 0) set_threads(context.threads);
   context.report = [&bar](const Progress& progress) { bar.update(progress); };
+  context.end_report = [&bar] { bar.finish(); };
   const Level least = context.verbose ? Level::kDebug : context.quiet ? Level::kWarning : Level::kInfo;
   set_log_sink([&bar, least](Level level, std::string_view line) {
     if (level < least) return;

@@ -1,0 +1,174 @@
+// awq generate: continues a text, writing it as it comes.
+#include <fmt/core.h>
+
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/log.h"
+#include "base/system.h"
+#include "checkpoint/hub_cache.h"
+#include "checkpoint/tokenizer_source.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "runtime/end_ids.h"
+#include "runtime/engine.h"
+#include "text/detokenizer.h"
+
+namespace awq::cli {
+namespace {
+
+struct Options {
+  std::string model, prompt;
+  int64_t max_tokens = 128;
+  SamplingParams sampling;
+  bool ignore_eos = false;
+};
+
+struct Outcome {
+  std::string text;
+  FinishEvent finish;
+};
+
+std::string prompt_text(const std::string& prompt) {
+  if (prompt != "-") return prompt;
+  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
+
+// Tokens per second of steps that took `seconds`; empty when none did.
+std::optional<double> rate(int64_t tokens, double seconds) {
+  if (tokens <= 0 || seconds <= 0) return std::nullopt;
+  return static_cast<double>(tokens) / seconds;
+}
+
+// The first generated token comes out of the prompt's last step, so decoding is timed over the others.
+std::optional<double> prompt_rate(const FinishEvent& f) { return rate(f.prompt_tokens, f.prefill_seconds); }
+std::optional<double> decode_rate(const FinishEvent& f) { return rate(f.tokens - 1, f.decode_seconds); }
+
+Outcome generate(const std::shared_ptr<const Model>& model, const std::shared_ptr<const Tokenizer>& tokenizer,
+                 const EngineOptions& engine_options, Request request,
+                 const std::function<void(const std::string&)>& write) {
+  Outcome outcome;
+  Detokenizer detokenizer(tokenizer);
+  const auto take = [&](const std::string& piece) {
+    outcome.text += piece;
+    write(piece);
+  };
+  request.on_token = [&](const TokenEvent& event) {
+    take(detokenizer.push(event.token));
+    return true;
+  };
+  request.on_finish = [&](const FinishEvent& event) { outcome.finish = event; };
+  Engine engine(model, engine_options);
+  engine.add(std::move(request));
+  engine.run_until_idle();
+  take(detokenizer.flush());
+  return outcome;
+}
+
+void print_outcome(const Options& options, const std::string& prompt, const Outcome& outcome) {
+  const FinishEvent& f = outcome.finish;
+  const auto number = [](const std::optional<double>& v) {
+    return v ? nlohmann::ordered_json(*v) : nlohmann::ordered_json();
+  };
+  print_json({{"schema", "awq.generate/1"},
+              {"model", options.model},
+              {"prompt", prompt},
+              {"text", outcome.text},
+              {"prompt_tokens", f.prompt_tokens},
+              {"tokens", f.tokens},
+              {"prompt_tokens_per_s", number(prompt_rate(f))},
+              {"tokens_per_s", number(decode_rate(f))},
+              {"finish_reason", finish_name(f.reason)},
+              {"seconds", f.prefill_seconds + f.decode_seconds}});
+}
+
+void log_speed(const FinishEvent& f) {
+  const auto speed = [](const std::optional<double>& v) { return v ? fmt::format(", {:.1f}/s", *v) : ""; };
+  log(Level::kInfo, "prompt {} tokens{}   generated {} tokens{}   {}", f.prompt_tokens, speed(prompt_rate(f)),
+      f.tokens, speed(decode_rate(f)),
+      f.reason == FinishReason::kStop ? "ended by the model" : "reached the limit");
+}
+
+int run(const Options& options, const Context& context) {
+  check_sampling(options.sampling);
+  const auto checkpoint = Checkpoint::open(resolve_model(options.model));
+  const auto tokenizer = load_tokenizer(*checkpoint);
+  const std::string prompt = prompt_text(options.prompt);
+  Request request;
+  request.prompt = tokenizer->encode(prompt, true);
+  request.sampling = options.sampling;
+  request.max_tokens = options.max_tokens;
+  request.ignore_eos = options.ignore_eos;
+  EngineOptions engine_options;
+  engine_options.end_ids = end_ids(*checkpoint);
+  engine_options.max_sequences = 1;
+
+  const auto model = Model::load(*checkpoint, {Precision::kExact, context.report});
+  context.end_report();
+  const Outcome outcome =
+      generate(model, tokenizer, engine_options, std::move(request), [&](const std::string& piece) {
+        if (context.json) return;
+        std::fwrite(piece.data(), 1, piece.size(), stdout);
+        std::fflush(stdout);
+      });
+  if (context.json) {
+    print_outcome(options, prompt, outcome);
+  } else {
+    print_line("");
+    std::fflush(stdout);
+  }
+  log_speed(outcome.finish);
+  return 0;
+}
+
+void add_sampling_options(CLI::App& command, Options& o) {
+  const char* group = "Sampling";
+  command.add_option("--temperature", o.sampling.temperature, "0 takes the likeliest token each time")
+      ->type_name("T")
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--top-k", o.sampling.top_k, "draw among the K likeliest tokens; 0: all")
+      ->type_name("K")
+      ->group(group);
+  command.add_option("--top-p", o.sampling.top_p, "draw among the likeliest that make up P")
+      ->type_name("P")
+      ->group(group);
+  command.add_option("--min-p", o.sampling.min_p, "draw among those with P times the largest probability")
+      ->type_name("P")
+      ->group(group);
+  command
+      .add_option("--repetition-penalty", o.sampling.repetition_penalty,
+                  "above 1 disfavours tokens that occurred")
+      ->type_name("R")
+      ->group(group);
+  command.add_option("--seed", o.sampling.seed, "the same seed draws the same text")
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(group);
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, Context& context) {
+  const auto options = std::make_shared<Options>();
+  auto& command = add_command(app, context,
+                              {"generate", "Continue a text with a model",
+                               "awq generate ./qwen-awq -p \"The sea is\"\nawq generate model.gguf -p - "
+                               "--temperature 0.8 --top-p 0.9 < letter.txt"},
+                              [options, &context] { return run(*options, context); });
+  command.add_option("MODEL", options->model, "folder, .gguf file or org/name")->required();
+  command.add_option("-p,--prompt", options->prompt, "the text to continue; - reads standard input")
+      ->required()
+      ->type_name("TEXT");
+  command.add_option("--max-tokens", options->max_tokens, "tokens to generate at most")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N")
+      ->capture_default_str();
+  command.add_flag("--ignore-eos", options->ignore_eos, "go on after the model's end of text");
+  add_sampling_options(command, *options);
+}
+
+}  // namespace awq::cli
