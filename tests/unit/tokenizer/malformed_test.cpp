@@ -1,0 +1,135 @@
+// Every tokenizer.json that is wrong or beyond us gives one line naming the file, the part and what was expected.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "base/error.h"
+#include "fixtures.h"
+
+namespace awq {
+namespace {
+
+using fixtures::Json;
+using testing::HasSubstr;
+
+struct Row {
+  const char* name;
+  const char* patch;  // JSON merge patch (RFC 7396) of a good file
+  Code code;
+  const char *part, *says;
+};
+
+constexpr Row kRows[] = {
+    {"no_model", R"({"model":null})", Code::kBadFile, "top level", "'model'"},
+    {"model_is_text", R"({"model":"BPE"})", Code::kBadFile, "model", "expected an object, got a string"},
+    {"wordpiece", R"({"model":{"type":"WordPiece"}})", Code::kUnsupported, "model.type", "supported: BPE"},
+    {"dropout", R"({"model":{"dropout":0.1}})", Code::kUnsupported, "model.dropout", "supported: null"},
+    {"suffix", R"({"model":{"end_of_word_suffix":"</w>"}})", Code::kUnsupported, "model.end_of_word_suffix", "null"},
+    {"no_vocab", R"({"model":{"vocab":null}})", Code::kBadFile, "model", "'vocab'"},
+    {"vocab_array", R"({"model":{"vocab":[1]}})", Code::kBadFile, "model.vocab", "expected an object, got an array"},
+    {"vocab_negative", R"({"model":{"vocab":{"a":-1}}})", Code::kBadFile, "model.vocab.a", "got -1"},
+    {"vocab_fraction", R"({"model":{"vocab":{"a":1.5}}})", Code::kBadFile, "model.vocab.a", "expected a number"},
+    {"vocab_huge_id", R"({"model":{"vocab":{"a":2000000000}}})", Code::kBadFile, "ids near", "2000000000"},
+    {"vocab_same_id", R"({"model":{"vocab":{"a":5,"b":5}}})", Code::kBadFile, "id 5", "expected one token"},
+    {"no_merges", R"({"model":{"merges":null}})", Code::kBadFile, "model", "'merges'"},
+    {"merge_of_three", R"({"model":{"merges":["a b c"]}})", Code::kBadFile, "model.merges.0", "token token"},
+    {"merge_of_one", R"({"model":{"merges":[["a"]]}})", Code::kBadFile, "model.merges.0", "two tokens"},
+    {"merge_of_numbers", R"({"model":{"merges":[[1,2]]}})", Code::kBadFile, "model.merges.0[0]", "expected a string"},
+    {"merge_unknown", R"({"model":{"merges":["a zzz"]}})", Code::kBadFile, "merge 0", "'zzz'"},
+    {"merge_result_unknown", R"({"model":{"merges":["! a"]}})", Code::kBadFile, "merge 0", "'!a'"},
+    {"flag", R"({"model":{"byte_fallback":1}})", Code::kBadFile, "model.byte_fallback", "true or false"},
+    {"normalizer", R"({"normalizer":{"type":"BertNormalizer"}})", Code::kUnsupported, "normalizer.type",
+     "'BertNormalizer' is not supported (supported: NFC"},
+    {"normalizer_untyped", R"({"normalizer":{"x":1}})", Code::kBadFile, "normalizer", "'type'"},
+    {"normalizer_pattern", R"({"normalizer":{"type":"Replace","pattern":{"Glob":"*"},"content":""}})", Code::kBadFile,
+     "normalizer.pattern", "String"},
+    {"pre_tokenizer", R"({"pre_tokenizer":{"type":"BertPreTokenizer"}})", Code::kUnsupported, "pre_tokenizer.type",
+     "supported: ByteLevel, Split"},
+    {"pre_tokenizer_nested",
+     R"({"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"UnicodeScripts"}]}})", Code::kUnsupported,
+     "pre_tokenizer.pretokenizers[0].type", "'UnicodeScripts'"},
+    {"behavior",
+     R"({"pre_tokenizer":{"type":"Split","pattern":{"String":"x"},"behavior":"Kept","invert":false}})",
+     Code::kUnsupported, "pre_tokenizer.behavior", "Isolated"},
+    {"bad_regex",
+     R"x({"pre_tokenizer":{"type":"Split","pattern":{"Regex":"(a"},"behavior":"Isolated","invert":false}})x",
+     Code::kUnsupported, "'(a'", "regular expression"},
+    {"regex_intersection",
+     R"({"pre_tokenizer":{"type":"Split","pattern":{"Regex":"[a&&b]"},"behavior":"Isolated","invert":false}})",
+     Code::kUnsupported, "'[a&&b]'", "intersection"},
+    {"metaspace", R"({"pre_tokenizer":{"type":"Metaspace","replacement":"ab"}})", Code::kBadFile,
+     "pre_tokenizer.replacement", "one character"},
+    {"decoder", R"({"decoder":{"type":"WordPiece"}})", Code::kUnsupported, "decoder.type", "ByteLevel"},
+    {"post_processor", R"({"post_processor":{"type":"BertProcessing"}})", Code::kUnsupported, "post_processor",
+     "TemplateProcessing"},
+    {"template_token", R"({"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>"}}]}})",
+     Code::kBadFile, "post_processor.single[0]", "special_tokens"},
+    {"template_empty", R"({"post_processor":{"type":"TemplateProcessing","single":[]}})", Code::kBadFile,
+     "post_processor.single", "sequence A"},
+    {"template_id",
+     R"({"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"s"}},{"Sequence":{"id":"A"}}],
+         "special_tokens":{"s":{"ids":[70000]}}}})",
+     Code::kBadFile, "post_processor", "70000"},
+    {"added_id", R"({"added_tokens":[{"id":"x","content":"y"}]})", Code::kBadFile, "added_tokens[0].id", "a number"},
+    {"added_elsewhere", R"({"added_tokens":[{"id":3,"content":"a"}]})", Code::kBadFile, "added token 'a'", "got 3"},
+    {"added_taken", R"({"added_tokens":[{"id":3,"content":"new"}]})", Code::kBadFile, "id 3", "'new'"},
+};
+
+class Malformed : public testing::TestWithParam<Row> {};
+
+TEST_P(Malformed, IsRefusedInOneLine) {
+  Json json = fixtures::load("gpt2")["tokenizer"];
+  json.merge_patch(Json::parse(GetParam().patch));
+  try {
+    fixtures::tokenizer(json, "dir/tokenizer.json");
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), GetParam().code) << e.what();
+    EXPECT_THAT(e.what(), HasSubstr("dir/tokenizer.json: "));
+    EXPECT_THAT(e.what(), HasSubstr(GetParam().part));
+    EXPECT_THAT(e.what(), HasSubstr(GetParam().says));
+    EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, Malformed, testing::ValuesIn(kRows),
+                         [](const auto& p) { return std::string(p.param.name); });
+
+TEST(Malformed, AFileCutAnywhereIsAnError) {
+  const std::string text = fixtures::load("smollm")["tokenizer"].dump();
+  for (size_t n = 0; n < text.size(); n += 97)
+    EXPECT_THROW(Tokenizer::from_json(std::string_view(text).substr(0, n), "t"), Error) << n;
+}
+
+TEST(Malformed, DeepNestingIsAnError) {
+  Json step = {{"type", "Digits"}, {"individual_digits", true}};
+  for (int i = 0; i < 100; ++i) step = {{"type", "Sequence"}, {"pretokenizers", {step}}};
+  Json json = fixtures::load("gpt2")["tokenizer"];
+  json["pre_tokenizer"] = step;
+  EXPECT_THROW(fixtures::tokenizer(json), Error);
+}
+
+TEST(Malformed, APatternThatExplodesEndsInAnError) {
+  Json json = fixtures::load("gpt2")["tokenizer"];
+  json["pre_tokenizer"] = {
+      {"type", "Split"}, {"pattern", {{"Regex", "(a|a|aa)+[bc]"}}}, {"behavior", "Isolated"}, {"invert", false}};
+  const auto t = fixtures::tokenizer(json);
+  EXPECT_THROW(t->encode(std::string(200, 'a'), false), Error);
+}
+
+TEST(FromDir, NamesWhatWasLookedFor) {
+  const auto dir = std::filesystem::path(testing::TempDir()) / "no_tokenizer_here";
+  std::filesystem::create_directories(dir);
+  try {
+    Tokenizer::from_dir(dir);
+    ADD_FAILURE();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Code::kNotFound);
+    EXPECT_THAT(e.what(), HasSubstr("tokenizer.json"));
+    EXPECT_THAT(e.what(), HasSubstr(dir.string()));
+  }
+}
+
+}  // namespace
+}  // namespace awq
