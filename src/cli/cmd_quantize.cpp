@@ -79,8 +79,7 @@ Json plan_json(const QuantizePlan& plan, const Checkpoint& checkpoint, const std
           {"weight_bytes", plan.weight_bytes},
           {"source_bytes", plan.source_bytes},
           {"memory_bytes", plan.memory_bytes},
-          {"disk_free_bytes", free_disk_bytes(output)},
-          {"seconds_estimate", 0}};
+          {"disk_free_bytes", free_disk_bytes(output)}};
 }
 
 // Forward passes over calibration and held-out text, and the search, at the rate this machine's kernels reach.
@@ -149,7 +148,7 @@ Json result_json(const Options& o, const JobResult& r, const std::string& output
                {"dtype", r.quantized.dtype == DType::kF16 ? "float16" : "bfloat16"},
                {"bits_per_weight", r.plan.bits_per_weight},
                {"linears", r.plan.quantized_linears},
-               {"output_bytes", r.output_bytes},
+               {"bytes", r.output_bytes},
                {"weight_bytes", r.plan.weight_bytes},
                {"source_bytes", r.plan.source_bytes},
                {"source_format", checkpoint.format().name},

@@ -9,6 +9,8 @@ namespace awq::cli {
 
 struct Context;
 
+void add_quantize(CLI::App& app, Context& context);
+void add_eval(CLI::App& app, Context& context);
 void add_generate(CLI::App& app, Context& context);
 void add_inspect(CLI::App& app, Context& context);
 void add_report(CLI::App& app, Context& context);

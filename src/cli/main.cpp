@@ -39,6 +39,8 @@ void catch_signals() {
 }
 
 void add_commands(CLI::App& app, Context& context) {
+  add_quantize(app, context);
+  add_eval(app, context);
   add_generate(app, context);
   add_inspect(app, context);
   add_report(app, context);
