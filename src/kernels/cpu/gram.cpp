@@ -48,30 +48,30 @@ void pack_chunk(const simd::Table& t, bool bf16, const float* x, int64_t ldx, in
 }
 
 // g += the chunk's products in the tiles that touch the upper triangle of one panel's columns.
-void add_panel(const simd::Table& t, bool bf16, const PackedChunk& chunk, int64_t panel, int64_t k, float* g) {
+void add_panel(const simd::Table& t, bool bf16, const PackedChunk& x, int64_t panel, int64_t k, float* g) {
   const int64_t mr = t.mr, nr = t.nr, c0 = panel * nr, columns = std::min(nr, k - c0);
   const auto* micro = bf16 ? t.micro_bf16 : t.micro;
-  const float* b = chunk.panels + c0 * chunk.steps;
+  const float* b = x.panels + c0 * x.steps;
   for (int64_t r0 = 0; r0 < std::min(k, c0 + columns); r0 += mr) {
     const int64_t rows = std::min(mr, k - r0);
-    const float* a = chunk.tiles + r0 * chunk.steps;
+    const float* a = x.tiles + r0 * x.steps;
     if (columns == nr) {
-      micro[rows](chunk.steps, a, b, g + r0 * k + c0, k, true);
+      micro[rows](x.steps, a, b, g + r0 * k + c0, k, true);
       continue;
     }
     float c[simd::kMaxMr * simd::kMaxNr];
-    micro[rows](chunk.steps, a, b, c, nr, false);
+    micro[rows](x.steps, a, b, c, nr, false);
     for (int64_t i = 0; i < rows; ++i) t.add(g + (r0 + i) * k + c0, c + i * nr, columns);
   }
 }
 
 // Copies the upper triangle to the lower one, in square tiles for the cache's sake.
-void mirror(float* g, int64_t k) {
+void mirror(const simd::Table& t, float* g, int64_t k) {
   parallel_for(ceil_div(k, kMirrorTile), [&](int64_t block) {
-    const int64_t r0 = block * kMirrorTile, r1 = std::min(k, r0 + kMirrorTile);
-    for (int64_t c0 = 0; c0 <= r0; c0 += kMirrorTile)
-      for (int64_t r = r0; r < r1; ++r)
-        for (int64_t c = c0; c < std::min(r, c0 + kMirrorTile); ++c) g[r * k + c] = g[c * k + r];
+    const int64_t r0 = block * kMirrorTile, rows = std::min(kMirrorTile, k - r0);
+    for (int64_t c0 = 0; c0 < r0; c0 += kMirrorTile) t.transpose(g + c0 * k + r0, k, kMirrorTile, rows, g + r0 * k + c0, k);
+    for (int64_t r = r0; r < r0 + rows; ++r)
+      for (int64_t c = r0; c < r; ++c) g[r * k + c] = g[c * k + r];
   });
 }
 
@@ -82,16 +82,16 @@ void gram_accumulate(const float* x, int64_t ldx, int64_t tokens, int64_t k, flo
   thread_local Scratch tiles, panels;
   const simd::Table& t = simd::table();
   const bool pairs = bf16 && t.bf16;
-  const int64_t count = ceil_div(k, t.nr), max_steps = std::min(tokens, kChunkTokens);
-  PackedChunk chunk{tiles.floats(k * max_steps), panels.floats(count * t.nr * max_steps), 0};
+  const int64_t count = ceil_div(k, t.nr), most = std::min(tokens, kChunkTokens);
+  PackedChunk packed{tiles.floats(k * most), panels.floats(count * t.nr * most), 0};
   for (int64_t t0 = 0; t0 < tokens; t0 += kChunkTokens) {
     const int64_t n = std::min(kChunkTokens, tokens - t0);
-    chunk.steps = pairs ? (n + 1) / 2 : n;
-    pack_chunk(t, pairs, x + t0 * ldx, ldx, n, k, chunk);
+    packed.steps = pairs ? (n + 1) / 2 : n;
+    pack_chunk(t, pairs, x + t0 * ldx, ldx, n, k, packed);
     // The last panel has the most tiles: first, so that no thread starts it last.
-    parallel_for(count, [&](int64_t i) { add_panel(t, pairs, chunk, count - 1 - i, k, g); });
+    parallel_for(count, [&](int64_t i) { add_panel(t, pairs, packed, count - 1 - i, k, g); });
   }
-  mirror(g, k);
+  mirror(t, g, k);
 }
 
 void gram_loss_rows(const float* e, int64_t rows, int64_t k, const float* g, double* loss) {

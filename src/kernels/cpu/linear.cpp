@@ -14,16 +14,17 @@
 namespace awq {
 namespace {
 
-// Up to so many tokens the weights are streamed in their stored form, beyond it they become panels.
-constexpr int64_t kDenseGemvTokens = 8;
-constexpr int64_t kQuantGemvTokens = 16;
+// Up to so many tokens the weights are streamed in their stored form, 8 tokens at a time; beyond it they become
+// panels. Measured on 1536 x 1536: the streaming kernel for 4 bits multiplies almost as fast as the panels' product
+// and saves the dequantized copy; bf16 products are twice as fast, so they pay sooner.
+constexpr int64_t kDenseStreamTokens = 16, kQuantStreamTokens = 32, kBf16StreamTokens = 8;
 
 class DenseLinear final : public PackedLinear {
  public:
   DenseLinear(Tensor w, bool bf16) : w_(std::move(w)), table_(simd::table()), bf16_(bf16), elem_(elem_of(w_.dtype())) {}
 
   void run(const float* x, int64_t tokens, float* y, int64_t ldy) const override {
-    if (tokens > kDenseGemvTokens) {
+    if (tokens > (bf16_ ? kBf16StreamTokens : kDenseStreamTokens)) {
       const DensePanels panels(table_, bf16_, elem_, w_.bytes(), in(), out());
       return gemm(table_, bf16_, panels, x, in(), tokens, out(), in(), y, ldy);
     }
@@ -133,7 +134,7 @@ void QuantLinear::store_zeros(const QuantWeight& w) {
 }
 
 void QuantLinear::run(const float* x, int64_t tokens, float* y, int64_t ldy) const {
-  if (tokens <= kQuantGemvTokens) return stream(x, tokens, y, ldy);
+  if (tokens <= (bf16_ ? kBf16StreamTokens : kQuantStreamTokens)) return stream(x, tokens, y, ldy);
   gemm(table_, bf16_, QuantPanels(table_, bf16_, view_, row_blocks_), x, in(), tokens, out_, in(), y, ldy);
 }
 

@@ -65,6 +65,9 @@ struct Table {
   // Two rows of n floats to n pairs of bf16 (second may be null: zero); for Gram panels, tokens being k.
   void (*pair_bf16)(const float* even, const float* odd, int64_t n, float* out);
 
+  // y[j][i] = x[i][j] for x [rows, columns]; x and y may be parts of one matrix that do not overlap.
+  void (*transpose)(const float* x, int64_t ldx, int64_t rows, int64_t columns, float* y, int64_t ldy);
+
   // y[t][row] for rows [r0, r1) of a row-major weight; index: Elem, tokens. y has row stride ldy.
   void (*gemv[kElems][kMaxGemvTokens + 1])(const void* w, int64_t ldw, int64_t r0, int64_t r1, int64_t k, const float* x,
                                            int64_t ldx, float* y, int64_t ldy);
