@@ -40,8 +40,9 @@ class Settings {
     if (!v) return std::nullopt;
     if (!v->is_string()) wrong(*names.begin(), "a string", *v);
     std::string text = v->get<std::string>();
-    std::transform(text.begin(), text.end(), text.begin(),
-                   [](unsigned char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : static_cast<char>(c); });
+    std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) {
+      return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : static_cast<char>(c);
+    });
     return text;
   }
   std::vector<std::string> names(const char* key) const {
@@ -56,7 +57,8 @@ class Settings {
     return out;
   }
   [[noreturn]] void wrong(const char* key, const char* expected, const Json& got) const {
-    fail(Code::kBadFile, "{}: {}: expected {}, got {}", where_, key, expected, printable(got.dump(-1, ' ', true)));
+    fail(Code::kBadFile, "{}: {}: expected {}, got {}", where_, key, expected,
+         printable(got.dump(-1, ' ', true)));
   }
   const std::string& where() const { return where_; }
 
@@ -75,7 +77,8 @@ std::string method_of(const Settings& s) {
 AwqConfig parse(const Settings& s) {
   const std::string method = method_of(s);
   if (method != "awq")
-    fail(Code::kUnsupported, "{}: already quantized with quant_method '{}'; expected an unquantized or an 'awq' checkpoint",
+    fail(Code::kUnsupported,
+         "{}: already quantized with quant_method '{}'; expected an unquantized or an 'awq' checkpoint",
          s.where(), printable(method, 40));
   AwqConfig awq;
   awq.bits = s.integer({"bits", "w_bit"}).value_or(4);
@@ -83,27 +86,33 @@ AwqConfig parse(const Settings& s) {
   awq.zero_point = s.boolean({"zero_point"}).value_or(true);
   awq.version = s.lower_text({"version", "format"}).value_or("gemm");
   awq.modules_to_not_convert = s.names("modules_to_not_convert");
-  if (awq.bits != 4) fail(Code::kUnsupported, "{}: expected awq weights of 4 bits, got {}", s.where(), awq.bits);
+  if (awq.bits != 4)
+    fail(Code::kUnsupported, "{}: expected awq weights of 4 bits, got {}", s.where(), awq.bits);
   if (awq.group_size == 0 || awq.group_size < -1)
-    fail(Code::kBadFile, "{}: group_size: expected a positive number or -1, got {}", s.where(), awq.group_size);
+    fail(Code::kBadFile, "{}: group_size: expected a positive number or -1, got {}", s.where(),
+         awq.group_size);
   if (awq.version != "gemm")
-    fail(Code::kUnsupported, "{}: expected awq version 'gemm', got '{}'", s.where(), printable(awq.version, 40));
+    fail(Code::kUnsupported, "{}: expected awq version 'gemm', got '{}'", s.where(),
+         printable(awq.version, 40));
   return awq;
 }
 
 }  // namespace
 
-std::optional<AwqConfig> read_awq_config(const std::filesystem::path& dir, const Json& config, bool has_packed_weights) {
+std::optional<AwqConfig> read_awq_config(const std::filesystem::path& dir, const Json& config,
+                                         bool has_packed_weights) {
   const auto inside = [](const Json& object) -> const Json* {
     const auto it = object.find("quantization_config");
     return it == object.end() || it->is_null() ? nullptr : &*it;
   };
   const std::string config_path = (dir / "config.json").string();
   const Json* found = inside(config);
-  if (const auto text = config.find("text_config"); !found && text != config.end() && text->is_object()) found = inside(*text);
+  if (const auto text = config.find("text_config"); !found && text != config.end() && text->is_object())
+    found = inside(*text);
   if (found) {
     if (!found->is_object())
-      fail(Code::kBadFile, "{}: quantization_config: expected an object, got {}", config_path, found->type_name());
+      fail(Code::kBadFile, "{}: quantization_config: expected an object, got {}", config_path,
+           found->type_name());
     return parse({*found, config_path + ": quantization_config"});
   }
   if (!has_packed_weights) return std::nullopt;  // a stray file beside dense weights means nothing

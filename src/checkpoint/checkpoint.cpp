@@ -20,7 +20,8 @@ std::vector<fs::path> gguf_files(const fs::path& dir) {
     const std::string name = entry.path().filename().string();
     if (entry.path().extension() != ".gguf") continue;
     const size_t of = name.rfind("-of-");
-    const bool later_split = of != std::string::npos && of + 14 == name.size() && of >= 6 && name.substr(of - 6, 6) != "-00001";
+    const bool later_split =
+        of != std::string::npos && of + 14 == name.size() && of >= 6 && name.substr(of - 6, 6) != "-00001";
     if (!later_split) out.push_back(entry.path());
   }
   std::sort(out.begin(), out.end());
@@ -39,9 +40,10 @@ std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& path) {
   if (fs::exists(path / "config.json", error)) return open_hf_directory(path);
   const std::vector<fs::path> ggufs = gguf_files(path);
   if (ggufs.size() == 1) return open_gguf(ggufs[0]);
-  if (ggufs.empty()) fail(Code::kNotFound, "{}: expected config.json or one .gguf file, found neither", path.string());
-  fail(Code::kNotFound, "{}: expected config.json or one .gguf file, found {} of them; name one, e.g. {}", path.string(),
-       ggufs.size(), ggufs[0].string());
+  if (ggufs.empty())
+    fail(Code::kNotFound, "{}: expected config.json or one .gguf file, found neither", path.string());
+  fail(Code::kNotFound, "{}: expected config.json or one .gguf file, found {} of them; name one, e.g. {}",
+       path.string(), ggufs.size(), ggufs[0].string());
 }
 
 Tensor Checkpoint::load_shaped(std::string_view name, const Shape& shape) const {
@@ -56,17 +58,20 @@ Tensor Checkpoint::load_shaped(std::string_view name, const Shape& shape) const 
 Tensor Checkpoint::load_f32(std::string_view name, const Shape& shape) const {
   Tensor tensor = load_shaped(name, shape);
   if (!is_float(tensor.dtype()))
-    fail(Code::kBadFile, "{}: tensor '{}': expected floating-point weights, got {}", find(name)->file.string(),
-         printable(name), dtype_name(tensor.dtype()));
+    fail(Code::kBadFile, "{}: tensor '{}': expected floating-point weights, got {}",
+         find(name)->file.string(), printable(name), dtype_name(tensor.dtype()));
   return tensor.to_f32();
 }
 
-bool Checkpoint::is_quantized(std::string_view module) const { return awq() && has(std::string(module) + ".qweight"); }
+bool Checkpoint::is_quantized(std::string_view module) const {
+  return awq() && has(std::string(module) + ".qweight");
+}
 
 QuantWeight Checkpoint::load_quant(std::string_view module) const {
   const std::string name(module);
   if (!awq()) fail(Code::kNotFound, "{}: '{}' is not quantized", path().string(), printable(module));
-  const Tensor qweight = load(name + ".qweight"), qzeros = load(name + ".qzeros"), scales = load(name + ".scales");
+  const Tensor qweight = load(name + ".qweight"), qzeros = load(name + ".qzeros"),
+               scales = load(name + ".scales");
   return decode_awq_gemm(qweight, qzeros, scales, awq()->group_size,
                          find(name + ".qweight")->file.string() + ": " + printable(module));
 }
@@ -76,8 +81,12 @@ void require_finite(const Tensor& tensor, const StoredTensor& stored) {
   if (at < 0) return;
   float value = 0;
   convert_to_f32(tensor.dtype(), tensor.bytes() + at * dtype_size(tensor.dtype()), &value, 1);
-  fail(Code::kBadFile, "{}: tensor '{}' at offset {}: expected finite values, got {} at element {}", stored.file.string(),
-       printable(stored.stored_name), stored.offset, value != value ? "nan" : value > 0 ? "inf" : "-inf", at);
+  fail(Code::kBadFile, "{}: tensor '{}' at offset {}: expected finite values, got {} at element {}",
+       stored.file.string(), printable(stored.stored_name), stored.offset,
+       value != value ? "nan"
+       : value > 0    ? "inf"
+                      : "-inf",
+       at);
 }
 
 void no_such_tensor(const Checkpoint& checkpoint, std::string_view name) {

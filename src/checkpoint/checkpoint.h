@@ -24,7 +24,7 @@ struct StoredTensor {
   std::string dtype;        // as stored: "BF16", "Q4_1", ...
   Shape shape;              // Hugging Face order
   std::filesystem::path file;
-  int64_t offset = 0;       // bytes from the start of the file
+  int64_t offset = 0;  // bytes from the start of the file
   int64_t bytes = 0;
 };
 
@@ -46,8 +46,9 @@ struct SourceFormat {
 
 class Checkpoint {
  public:
-  // path: a directory with config.json, or a .gguf file. Reads headers only. Errors name the file: kNotFound, kBadFile,
-  // kUnsupported (a pickle .bin: names the safe way; an unknown GGUF tensor type; a foreign quant_method).
+  // path: a directory with config.json, or a .gguf file. Reads headers only. Errors name the file: kNotFound,
+  // kBadFile, kUnsupported (a pickle .bin: names the safe way; an unknown GGUF tensor type; a foreign
+  // quant_method).
   static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& path);
   virtual ~Checkpoint() = default;
 
@@ -59,9 +60,9 @@ class Checkpoint {
   virtual const std::vector<StoredTensor>& tensors() const = 0;  // in file order
   virtual const StoredTensor* find(std::string_view name) const = 0;
   bool has(std::string_view name) const { return find(name) != nullptr; }
-  // The dense tensor `name`: a view of the mapping for F32/F16/BF16/F64/fp8/integers, an F32 copy for GGUF's block
-  // types (Hugging Face row order: q and k of `llama` are un-permuted). Throws kNotFound, or kBadFile on NaN or
-  // infinity in a float weight, naming file, tensor and element offset, when check_finite is set.
+  // The dense tensor `name`: a view of the mapping for F32/F16/BF16/F64/fp8/integers, an F32 copy for GGUF's
+  // block types (Hugging Face row order: q and k of `llama` are un-permuted). Throws kNotFound, or kBadFile
+  // on NaN or infinity in a float weight, naming file, tensor and element offset, when check_finite is set.
   virtual Tensor load(std::string_view name, bool check_finite = true) const = 0;
   // load() as F32 with the shape demanded: kBadFile "expected shape [..], got [..]".
   Tensor load_f32(std::string_view name, const Shape& shape) const;
@@ -73,12 +74,12 @@ class Checkpoint {
   QuantWeight load_quant(std::string_view module) const;
 
   virtual SourceFormat format() const = 0;
-  // Fingerprint of the weights and configuration: SHA-256 over the names, shapes, dtypes, sizes and contents; used by
-  // manifests and resume. Reads every byte.
+  // Fingerprint of the weights and configuration: SHA-256 over the names, shapes, dtypes, sizes and contents;
+  // used by manifests and resume. Reads every byte.
   virtual std::string fingerprint() const = 0;
 
-  // Files beside the weights that an output directory should carry, and their contents: for a directory the tokenizer,
-  // chat template, generation_config, ... verbatim; for GGUF the ones made from metadata.
+  // Files beside the weights that an output directory should carry, and their contents: for a directory the
+  // tokenizer, chat template, generation_config, ... verbatim; for GGUF the ones made from metadata.
   struct SideFile {
     std::string name;      // file name in the output directory
     std::string contents;  // bytes

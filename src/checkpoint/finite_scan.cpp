@@ -8,9 +8,10 @@
 namespace awq {
 namespace {
 
-// Eight bytes are tested at once: in every lane, (bits & mask) + step carries into the lane's top bit exactly when all
-// bits of the mask are set. The mask is the exponent (all ones: infinity or NaN); for F8_E4M3, which has no
-// infinity, exponent and mantissa. No lane carries into the next, since its sum is at most its top bit.
+// Eight bytes are tested at once: in every lane, (bits & mask) + step carries into the lane's top bit exactly
+// when all bits of the mask are set. The mask is the exponent (all ones: infinity or NaN); for F8_E4M3, which
+// has no infinity, exponent and mantissa. No lane carries into the next, since its sum is at most its top
+// bit.
 struct Lanes {
   uint64_t mask, step;
 };
@@ -18,22 +19,33 @@ struct Lanes {
 Lanes lanes(DType dtype) {
   constexpr uint64_t k8 = 0x0101010101010101, k16 = 0x0001000100010001, k32 = 0x0000000100000001;
   switch (dtype) {
-    case DType::kF32: return {k32 * 0x7f800000, k32 * 0x00800000};
-    case DType::kF64: return {0x7ff0000000000000, 0x0010000000000000};
-    case DType::kF16: return {k16 * 0x7c00, k16 * 0x0400};
-    case DType::kBF16: return {k16 * 0x7f80, k16 * 0x0080};
-    case DType::kF8E4M3: return {k8 * 0x7f, k8};
-    case DType::kF8E5M2: return {k8 * 0x7c, k8 * 0x04};
-    default: return {0, 0};
+    case DType::kF32:
+      return {k32 * 0x7f800000, k32 * 0x00800000};
+    case DType::kF64:
+      return {0x7ff0000000000000, 0x0010000000000000};
+    case DType::kF16:
+      return {k16 * 0x7c00, k16 * 0x0400};
+    case DType::kBF16:
+      return {k16 * 0x7f80, k16 * 0x0080};
+    case DType::kF8E4M3:
+      return {k8 * 0x7f, k8};
+    case DType::kF8E5M2:
+      return {k8 * 0x7c, k8 * 0x04};
+    default:
+      return {0, 0};
   }
 }
 
 uint64_t top_bits(DType dtype) {
   switch (dtype_size(dtype)) {
-    case 1: return 0x8080808080808080;
-    case 2: return 0x8000800080008000;
-    case 4: return 0x8000000080000000;
-    default: return 0x8000000000000000;
+    case 1:
+      return 0x8080808080808080;
+    case 2:
+      return 0x8000800080008000;
+    case 4:
+      return 0x8000000080000000;
+    default:
+      return 0x8000000000000000;
   }
 }
 

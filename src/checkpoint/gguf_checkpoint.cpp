@@ -1,4 +1,5 @@
-// A GGUF file under Hugging Face names: names translated, dimensions in their order, rows of q and k put back.
+// A GGUF file under Hugging Face names: names translated, dimensions in their order, rows of q and k put
+// back.
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -23,14 +24,15 @@ const GgufArch& arch_of(const GgufFile& gguf) {
   if (!name) fail(Code::kBadFile, "{}: key 'general.architecture' is missing", gguf.path().string());
   const GgufArch* arch = find_gguf_arch(*name);
   if (!arch)
-    fail(Code::kUnsupported, "{}: unknown architecture '{}'; known: {}", gguf.path().string(), printable(*name, 40),
-         known_gguf_archs());
+    fail(Code::kUnsupported, "{}: unknown architecture '{}'; known: {}", gguf.path().string(),
+         printable(*name, 40), known_gguf_archs());
   return *arch;
 }
 
-// Undoes the converter's reordering within each head of `head_rows` rows: Hugging Face row j < d/2 is stored row 2j,
-// row j >= d/2 is stored row 2(j - d/2) + 1. Rows are whole blocks, so their bytes move as they are.
-void unpermute_rows(const std::byte* src, std::byte* dst, int64_t rows, int64_t head_rows, int64_t row_bytes) {
+// Undoes the converter's reordering within each head of `head_rows` rows: Hugging Face row j < d/2 is stored
+// row 2j, row j >= d/2 is stored row 2(j - d/2) + 1. Rows are whole blocks, so their bytes move as they are.
+void unpermute_rows(const std::byte* src, std::byte* dst, int64_t rows, int64_t head_rows,
+                    int64_t row_bytes) {
   const int64_t half = head_rows / 2;
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t j = row % head_rows;
@@ -83,7 +85,8 @@ class GgufCheckpoint : public Checkpoint {
       const TokenizerFiles files = tokenizer_files_from_gguf(*vocab, context, path().string());
       out.push_back({"tokenizer.json", files.tokenizer_json});
       out.push_back({"tokenizer_config.json", files.tokenizer_config_json});
-      if (!files.chat_template_jinja.empty()) out.push_back({"chat_template.jinja", files.chat_template_jinja});
+      if (!files.chat_template_jinja.empty())
+        out.push_back({"chat_template.jinja", files.chat_template_jinja});
     }
     return out;
   }
@@ -93,12 +96,13 @@ class GgufCheckpoint : public Checkpoint {
   void add_tensor(const GgufTensor& t) {
     const auto name = hf_tensor_name(arch_, t.name);
     if (!name)
-      fail(Code::kUnsupported, "{}: tensor '{}' has no place in architecture '{}'", path().string(), printable(t.name),
-           arch_.name);
-    StoredTensor stored{*name, t.name, t.type->name, t.shape, gguf_->files()[t.file]->path(), t.offset, t.bytes};
+      fail(Code::kUnsupported, "{}: tensor '{}' has no place in architecture '{}'", path().string(),
+           printable(t.name), arch_.name);
+    StoredTensor stored{*name,    t.name, t.type->name, t.shape, gguf_->files()[t.file]->path(),
+                        t.offset, t.bytes};
     if (const int64_t head = head_rows(stored); head != 0 && (t.shape.empty() || t.shape[0] % head != 0))
-      fail(Code::kBadFile, "{}: tensor '{}' at offset {}: expected rows in heads of {}, got shape {}", stored.file.string(),
-           printable(t.name), t.offset, head, shape_text(t.shape));
+      fail(Code::kBadFile, "{}: tensor '{}' at offset {}: expected rows in heads of {}, got shape {}",
+           stored.file.string(), printable(t.name), t.offset, head, shape_text(t.shape));
     tensors_.push_back(std::move(stored));
   }
 
@@ -109,8 +113,8 @@ class GgufCheckpoint : public Checkpoint {
     if (!q && t.name.find(".self_attn.k_proj.") == std::string::npos) return 0;
     const int64_t heads = config_.at(q ? "num_attention_heads" : "num_key_value_heads").get<int64_t>();
     if (t.shape.empty() || t.shape[0] % heads != 0 || t.shape[0] / heads % 2 != 0)
-      fail(Code::kBadFile, "{}: tensor '{}' at offset {}: expected rows for {} heads, got shape {}", t.file.string(),
-           printable(t.stored_name), t.offset, heads, shape_text(t.shape));
+      fail(Code::kBadFile, "{}: tensor '{}' at offset {}: expected rows for {} heads, got shape {}",
+           t.file.string(), printable(t.stored_name), t.offset, heads, shape_text(t.shape));
     return t.shape[0] / heads;
   }
 
@@ -126,7 +130,8 @@ class GgufCheckpoint : public Checkpoint {
       src = ordered.bytes();
     }
     Tensor out = t.type->plain() ? copy_plain(t, src) : dequantize(t, src);
-    file.done_with(static_cast<size_t>(t.offset), static_cast<size_t>(t.bytes));  // the copy is what is used from here
+    file.done_with(static_cast<size_t>(t.offset),
+                   static_cast<size_t>(t.bytes));  // the copy is what is used from here
     return out;
   }
 
@@ -138,7 +143,8 @@ class GgufCheckpoint : public Checkpoint {
 
   Tensor dequantize(const GgufTensor& t, const std::byte* src) const {
     const std::string where = path().string() + ": tensor '" + printable(t.name) + "'";
-    if (!t.type->dequantize) dequantize_block_type(*t.type, src, nullptr, 0, where);  // throws before memory is taken
+    if (!t.type->dequantize)
+      dequantize_block_type(*t.type, src, nullptr, 0, where);  // throws before memory is taken
     Tensor out(DType::kF32, t.shape);
     const int64_t n = out.numel(), tile = 256 * 256;  // weights; a multiple of every block
     parallel_for((n + tile - 1) / tile, [&](int64_t i) {

@@ -23,7 +23,8 @@ class Metadata {
   std::optional<int64_t> optional_size(const std::string& key) const {
     const GgufValue* v = gguf_.value(prefix_ + key);
     if (v && v->kind == GgufKind::kArray)
-      fail(Code::kUnsupported, "{}: key '{}{}': expected one number for all layers, got one per layer", file(), prefix_, key);
+      fail(Code::kUnsupported, "{}: key '{}{}': expected one number for all layers, got one per layer",
+           file(), prefix_, key);
     const auto n = gguf_.integer(prefix_ + key);
     if (n && (*n < 1 || *n > INT32_MAX))
       fail(Code::kBadFile, "{}: key '{}{}': expected 1 to {}, got {}", file(), prefix_, key, INT32_MAX, *n);
@@ -31,7 +32,8 @@ class Metadata {
   }
   double positive(const std::string& key) const {
     const auto x = gguf_.real(prefix_ + key);
-    if (!x || *x <= 0) fail(Code::kBadFile, "{}: key '{}{}': expected a positive number", file(), prefix_, key);
+    if (!x || *x <= 0)
+      fail(Code::kBadFile, "{}: key '{}{}': expected a positive number", file(), prefix_, key);
     return *x;
   }
   [[noreturn]] void unsupported(const std::string& key, const std::string& what) const {
@@ -55,13 +57,16 @@ void refuse_what_config_cannot_say(const GgufFile& gguf, const GgufArch& arch, c
 int64_t head_dim_of(const Metadata& meta, int64_t hidden, int64_t heads) {
   const auto key_length = meta.optional_size("attention.key_length");
   if (!key_length && hidden % heads != 0)
-    fail(Code::kBadFile, "{}: expected heads to divide embedding_length, got {} and {}", meta.file(), heads, hidden);
+    fail(Code::kBadFile, "{}: expected heads to divide embedding_length, got {} and {}", meta.file(), heads,
+         hidden);
   const int64_t head_dim = key_length.value_or(hidden / heads);
   if (const auto v = meta.optional_size("attention.value_length"); v && *v != head_dim)
     meta.unsupported("attention.value_length", fmt::format("expected key_length {}, got {}", head_dim, *v));
   if (const auto d = meta.optional_size("rope.dimension_count"); d && *d != head_dim)
-    meta.unsupported("rope.dimension_count", fmt::format("expected the whole head of {}, got {}", head_dim, *d));
-  if (head_dim % 2 != 0) fail(Code::kBadFile, "{}: expected an even head dimension, got {}", meta.file(), head_dim);
+    meta.unsupported("rope.dimension_count",
+                     fmt::format("expected the whole head of {}, got {}", head_dim, *d));
+  if (head_dim % 2 != 0)
+    fail(Code::kBadFile, "{}: expected an even head dimension, got {}", meta.file(), head_dim);
   return head_dim;
 }
 
@@ -69,12 +74,13 @@ int64_t vocabulary_rows(const GgufFile& gguf) {
   const GgufTensor* embedding = gguf.find("token_embd.weight");
   if (!embedding) fail(Code::kBadFile, "{}: tensor 'token_embd.weight' is missing", gguf.path().string());
   if (embedding->shape.size() != 2)
-    fail(Code::kBadFile, "{}: tensor 'token_embd.weight': expected a matrix, got shape {}", gguf.path().string(),
-         shape_text(embedding->shape));
+    fail(Code::kBadFile, "{}: tensor 'token_embd.weight': expected a matrix, got shape {}",
+         gguf.path().string(), shape_text(embedding->shape));
   const int64_t rows = embedding->shape[0];
   const GgufValue* tokens = gguf.value("tokenizer.ggml.tokens");
   if (tokens && tokens->count > rows)
-    fail(Code::kBadFile, "{}: key 'tokenizer.ggml.tokens': expected at most {} tokens, the rows of token_embd.weight, got {}",
+    fail(Code::kBadFile,
+         "{}: key 'tokenizer.ggml.tokens': expected at most {} tokens, the rows of token_embd.weight, got {}",
          gguf.path().string(), rows, tokens->count);
   return rows;
 }
@@ -92,7 +98,8 @@ bool has_biases(const GgufFile& gguf, std::initializer_list<const char*> names) 
   size_t found = 0;
   for (const char* name : names) found += gguf.find(fmt::format("blk.0.{}.bias", name)) != nullptr;
   if (found != 0 && found != names.size())
-    fail(Code::kUnsupported, "{}: tensor 'blk.0.{}.bias' or a bias beside it is missing; expected all or none",
+    fail(Code::kUnsupported,
+         "{}: tensor 'blk.0.{}.bias' or a bias beside it is missing; expected all or none",
          gguf.path().string(), *names.begin());
   return found != 0;
 }
@@ -150,7 +157,8 @@ Json config_from_gguf(const GgufFile& gguf, const GgufArch& arch) {
 Json generation_config_from_gguf(const GgufFile& gguf) {
   Json json = {{"_from_model_config", true}};
   add_token_ids(json, gguf);
-  const auto eos = gguf.integer("tokenizer.ggml.eos_token_id"), eot = gguf.integer("tokenizer.ggml.eot_token_id");
+  const auto eos = gguf.integer("tokenizer.ggml.eos_token_id"),
+             eot = gguf.integer("tokenizer.ggml.eot_token_id");
   if (eos && eot && *eos != *eot) json["eos_token_id"] = Json::array({*eos, *eot});
   return json;
 }

@@ -16,8 +16,8 @@ struct GgufArch {
   std::string_view name;          // general.architecture
   std::string_view model_type;    // config.json
   std::string_view architecture;  // config.json, architectures[0]
-  // llama.cpp rotates neighbouring rows for this architecture, so its converter reordered the rows of q and k per
-  // head: stored row 2i is Hugging Face row i, stored row 2i+1 is row i + head_dim/2.
+  // llama.cpp rotates neighbouring rows for this architecture, so its converter reordered the rows of q and k
+  // per head: stored row 2i is Hugging Face row i, stored row 2i+1 is row i + head_dim/2.
   bool permuted_qk;
   std::span<const GgufName> block;  // below "blk.N." and "model.layers.N."
 };
@@ -25,7 +25,8 @@ struct GgufArch {
 const GgufArch* find_gguf_arch(std::string_view name);
 std::string known_gguf_archs();  // "llama, qwen2"
 
-// "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight"; empty when the architecture has no such tensor.
+// "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight"; empty when the architecture has no such
+// tensor.
 std::optional<std::string> hf_tensor_name(const GgufArch& arch, std::string_view gguf_name);
 
 }  // namespace awq

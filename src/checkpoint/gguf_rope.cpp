@@ -20,7 +20,8 @@ struct Llama3 {
 // Divisor of frequency i: 1 for wavelengths below original/high, factor above original/low, between them the
 // frequency is blended linearly in original/wavelength (Llama 3.1; transformers' modeling_rope_utils).
 double divisor(const Llama3& s, double theta, int64_t i, int64_t head_dim) {
-  const double wavelength = 2 * std::numbers::pi * std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+  const double wavelength =
+      2 * std::numbers::pi * std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
   if (wavelength < s.original / s.high) return 1;
   if (wavelength > s.original / s.low) return s.factor;
   const double smooth = (s.original / wavelength - s.low) / (s.high - s.low);
@@ -37,10 +38,11 @@ std::vector<float> stored_factors(const GgufFile& gguf, const GgufTensor& tensor
 }
 
 // The largest divisor is the factor itself, unless no wavelength is long enough to get it whole.
-Json llama3_parameters(const GgufFile& gguf, const std::vector<float>& factors, double theta, int64_t head_dim) {
+Json llama3_parameters(const GgufFile& gguf, const std::vector<float>& factors, double theta,
+                       int64_t head_dim) {
   const double largest = *std::max_element(factors.begin(), factors.end());
-  // The converter works in float, and near the blend's end one rounding of `smooth` moves the divisor by about
-  // factor^2 / 3 roundings.
+  // The converter works in float, and near the blend's end one rounding of `smooth` moves the divisor by
+  // about factor^2 / 3 roundings.
   const auto gives = [&](const Llama3& s) {
     for (size_t i = 0; i < factors.size(); ++i) {
       const double expected = divisor(s, theta, static_cast<int64_t>(i), head_dim);
@@ -51,16 +53,21 @@ Json llama3_parameters(const GgufFile& gguf, const std::vector<float>& factors, 
   for (const double original : {8192.0, 4096.0, 16384.0, 2048.0, 32768.0, 1024.0, 512.0, 256.0, 128.0, 64.0})
     for (const double factor : {largest, 8.0, 32.0, 16.0, 4.0, 2.0})
       if (gives({factor, 1, 4, original}))
-        return {{"rope_type", "llama3"}, {"rope_theta", theta}, {"factor", factor}, {"low_freq_factor", 1.0},
-                {"high_freq_factor", 4.0}, {"original_max_position_embeddings", static_cast<int64_t>(original)}};
-  fail(Code::kUnsupported, "{}: tensor '{}': its divisors (up to {:.6g}) are not those of llama3 rope scaling",
+        return {
+            {"rope_type", "llama3"},   {"rope_theta", theta},
+            {"factor", factor},        {"low_freq_factor", 1.0},
+            {"high_freq_factor", 4.0}, {"original_max_position_embeddings", static_cast<int64_t>(original)}};
+  fail(Code::kUnsupported,
+       "{}: tensor '{}': its divisors (up to {:.6g}) are not those of llama3 rope scaling",
        gguf.path().string(), kFactorsName, largest);
 }
 
-Json scaled_parameters(const GgufFile& gguf, const std::string& prefix, const std::string& type, double theta) {
+Json scaled_parameters(const GgufFile& gguf, const std::string& prefix, const std::string& type,
+                       double theta) {
   const auto factor = gguf.real(prefix + "scaling.factor");
   if (!factor || *factor <= 0)
-    fail(Code::kBadFile, "{}: key '{}scaling.factor': expected a positive number", gguf.path().string(), prefix);
+    fail(Code::kBadFile, "{}: key '{}scaling.factor': expected a positive number", gguf.path().string(),
+         prefix);
   Json rope = {{"rope_type", type}, {"rope_theta", theta}, {"factor", *factor}};
   if (const auto original = gguf.integer(prefix + "scaling.original_context_length"))
     rope["original_max_position_embeddings"] = *original;
@@ -73,12 +80,13 @@ Json rope_parameters_from_gguf(const GgufFile& gguf, const GgufArch& arch, int64
   const std::string prefix = std::string(arch.name) + ".rope.";
   const double theta = gguf.real(prefix + "freq_base").value_or(10000.0);
   if (!(theta > 0))
-    fail(Code::kBadFile, "{}: key '{}freq_base': expected a positive number, got {}", gguf.path().string(), prefix, theta);
+    fail(Code::kBadFile, "{}: key '{}freq_base': expected a positive number, got {}", gguf.path().string(),
+         prefix, theta);
   const std::string type = gguf.text(prefix + "scaling.type").value_or("none");
   if (type == "linear" || type == "yarn") return scaled_parameters(gguf, prefix, type, theta);
   if (type != "none")
-    fail(Code::kUnsupported, "{}: key '{}scaling.type': expected none, linear or yarn, got '{}'", gguf.path().string(), prefix,
-         printable(type, 40));
+    fail(Code::kUnsupported, "{}: key '{}scaling.type': expected none, linear or yarn, got '{}'",
+         gguf.path().string(), prefix, printable(type, 40));
   if (const GgufTensor* tensor = gguf.find(kFactorsName)) {
     const std::vector<float> factors = stored_factors(gguf, *tensor, head_dim);
     if (!std::all_of(factors.begin(), factors.end(), [](float f) { return f == 1.0f; }))

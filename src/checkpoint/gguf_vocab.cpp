@@ -7,13 +7,15 @@ std::optional<int32_t> token_id(const GgufFile& gguf, const std::string& key, si
   const auto id = gguf.integer(key);
   if (!id) return std::nullopt;
   if (*id < 0 || *id >= static_cast<int64_t>(tokens))
-    fail(Code::kBadFile, "{}: key '{}': expected a token id below {}, got {}", gguf.path().string(), key, tokens, *id);
+    fail(Code::kBadFile, "{}: key '{}': expected a token id below {}, got {}", gguf.path().string(), key,
+         tokens, *id);
   return static_cast<int32_t>(*id);
 }
 
 void check_length(const GgufFile& gguf, const char* key, size_t length, size_t tokens) {
   if (length != 0 && length != tokens)
-    fail(Code::kBadFile, "{}: key '{}': expected {} entries, one per token, got {}", gguf.path().string(), key, tokens, length);
+    fail(Code::kBadFile, "{}: key '{}': expected {} entries, one per token, got {}", gguf.path().string(),
+         key, tokens, length);
 }
 
 }  // namespace
@@ -25,7 +27,8 @@ std::optional<GgufVocab> gguf_vocab(const GgufFile& gguf) {
   v.model = *model;
   v.pre = gguf.text("tokenizer.ggml.pre").value_or("");
   v.tokens = gguf.texts("tokenizer.ggml.tokens");
-  for (const int64_t type : gguf.integers("tokenizer.ggml.token_type")) v.token_type.push_back(static_cast<int32_t>(type));
+  for (const int64_t type : gguf.integers("tokenizer.ggml.token_type"))
+    v.token_type.push_back(static_cast<int32_t>(type));
   v.scores = gguf.reals("tokenizer.ggml.scores");
   v.merges = gguf.texts("tokenizer.ggml.merges");
   check_length(gguf, "tokenizer.ggml.token_type", v.token_type.size(), v.tokens.size());

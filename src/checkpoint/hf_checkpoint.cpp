@@ -24,11 +24,11 @@ using WeightMap = std::map<std::string, std::string>;  // tensor -> shard
 
 // A shard is a file of this very directory: a name with a separator or ".." could reach anywhere.
 void check_shard_name(const fs::path& index, const std::string& tensor, const std::string& shard) {
-  const bool plain = shard.find_first_of("/\\") == std::string::npos && shard.find("..") == std::string::npos &&
-                     shard.find('\0') == std::string::npos;
+  const bool plain = shard.find_first_of("/\\") == std::string::npos &&
+                     shard.find("..") == std::string::npos && shard.find('\0') == std::string::npos;
   if (!plain || !shard.ends_with(".safetensors"))
-    fail(Code::kBadFile, "{}: weight_map of '{}': expected the plain name of a .safetensors file, got '{}'", index.string(),
-         printable(tensor), printable(shard));
+    fail(Code::kBadFile, "{}: weight_map of '{}': expected the plain name of a .safetensors file, got '{}'",
+         index.string(), printable(tensor), printable(shard));
 }
 
 WeightMap read_index(const fs::path& path) {
@@ -61,13 +61,16 @@ WeightMap read_index(const fs::path& path) {
   }
   if (!pickles.empty())
     fail(Code::kUnsupported,
-         "{}: a pickle can run code when it is read, so it is not read here; convert it where you trust it: python -c "
-         "\"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{}').save_pretrained('{}-safetensors')\"",
+         "{}: a pickle can run code when it is read, so it is not read here; convert it where you trust it: "
+         "python -c "
+         "\"from transformers import AutoModelForCausalLM as M; "
+         "M.from_pretrained('{}').save_pretrained('{}-safetensors')\"",
          (dir / *pickles.begin()).string(), dir.string(), dir.string());
   if (!ggufs.empty())
     fail(Code::kNotFound, "{}: expected model.safetensors; to read the GGUF name it: {}", dir.string(),
          (dir / *ggufs.begin()).string());
-  fail(Code::kNotFound, "{}: expected model.safetensors or model.safetensors.index.json, found neither", dir.string());
+  fail(Code::kNotFound, "{}: expected model.safetensors or model.safetensors.index.json, found neither",
+       dir.string());
 }
 
 class HfCheckpoint : public Checkpoint {
@@ -99,7 +102,8 @@ class HfCheckpoint : public Checkpoint {
   const std::optional<AwqConfig>& awq() const override { return awq_; }
   SourceFormat format() const override { return describe_format(tensors_, awq_); }
   std::string fingerprint() const override {
-    return fingerprint_tensors(*this, [&](const StoredTensor& t) -> const MappedFile& { return *file_of(t).file(); });
+    return fingerprint_tensors(
+        *this, [&](const StoredTensor& t) -> const MappedFile& { return *file_of(t).file(); });
   }
   std::vector<SideFile> side_files() const override { return read_side_files(dir_); }
   std::string license() const override {
@@ -123,7 +127,8 @@ class HfCheckpoint : public Checkpoint {
     index_.reserve(tensors_.size());
     for (size_t i = 0; i < tensors_.size(); ++i)
       if (!index_.emplace(tensors_[i].name, i).second)
-        fail(Code::kBadFile, "{}: tensor '{}' occurs in two shards", tensors_[i].file.string(), printable(tensors_[i].name));
+        fail(Code::kBadFile, "{}: tensor '{}' occurs in two shards", tensors_[i].file.string(),
+             printable(tensors_[i].name));
   }
 
   void open_shards(const fs::path& index) {
@@ -132,13 +137,14 @@ class HfCheckpoint : public Checkpoint {
     for (const auto& [tensor, shard] : map) shards.insert(shard);
     for (const std::string& shard : shards) {
       if (!fs::exists(dir_ / shard))
-        fail(Code::kNotFound, "{}: shard named by {} is missing", (dir_ / shard).string(), index.filename().string());
+        fail(Code::kNotFound, "{}: shard named by {} is missing", (dir_ / shard).string(),
+             index.filename().string());
       add_file(dir_ / shard, &map);
     }
     for (const auto& [tensor, shard] : map)
       if (!files_.at((dir_ / shard).string())->find(tensor))
-        fail(Code::kBadFile, "{}: expected tensor '{}' as {} says, found none", (dir_ / shard).string(), printable(tensor),
-             index.filename().string());
+        fail(Code::kBadFile, "{}: expected tensor '{}' as {} says, found none", (dir_ / shard).string(),
+             printable(tensor), index.filename().string());
   }
 
   // With a map, a tensor it places in another shard is skipped here.
@@ -146,7 +152,8 @@ class HfCheckpoint : public Checkpoint {
     auto file = SafetensorsFile::open(path);
     for (const SafetensorsEntry& e : file->entries()) {
       if (map)
-        if (const auto it = map->find(e.name); it != map->end() && it->second != path.filename().string()) continue;
+        if (const auto it = map->find(e.name); it != map->end() && it->second != path.filename().string())
+          continue;
       tensors_.push_back({e.name, e.name, e.dtype_name, e.shape, path, e.offset, e.bytes});
     }
     files_.emplace(path.string(), std::move(file));
@@ -158,10 +165,11 @@ class HfCheckpoint : public Checkpoint {
     const bool has_packed = packed != tensors_.end();
     awq_ = read_awq_config(dir_, config_, has_packed);
     if (awq_ && !has_packed)
-      fail(Code::kBadFile, "{}: quantization_config says awq, but no tensor is named *.qweight", (dir_ / "config.json").string());
+      fail(Code::kBadFile, "{}: quantization_config says awq, but no tensor is named *.qweight",
+           (dir_ / "config.json").string());
     if (!awq_ && has_packed)
-      fail(Code::kUnsupported, "{}: tensor '{}' is packed, but no quantization_config says how", packed->file.string(),
-           printable(packed->name));
+      fail(Code::kUnsupported, "{}: tensor '{}' is packed, but no quantization_config says how",
+           packed->file.string(), printable(packed->name));
   }
 
   // What an AWQ checkpoint without a list of exceptions left dense: matrices other than the embedding.
@@ -186,6 +194,8 @@ class HfCheckpoint : public Checkpoint {
 
 }  // namespace
 
-std::shared_ptr<const Checkpoint> open_hf_directory(const fs::path& dir) { return std::make_shared<HfCheckpoint>(dir); }
+std::shared_ptr<const Checkpoint> open_hf_directory(const fs::path& dir) {
+  return std::make_shared<HfCheckpoint>(dir);
+}
 
 }  // namespace awq

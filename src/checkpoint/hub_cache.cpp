@@ -17,21 +17,34 @@ std::string environment(const char* name) {
   return value ? value : "";
 }
 
+fs::path home_dir() {
+  const std::string home = environment("HOME");
+  return home.empty() ? "/" : home;
+}
+
+// A variable that names a folder, "~/" at its start meaning the home folder as in huggingface_hub.
+fs::path folder(const char* variable) {
+  const std::string value = environment(variable);
+  return value.starts_with("~/") ? home_dir() / value.substr(2) : fs::path(value);
+}
+
 // The hub's rule for names: "org/name" of letters, digits, '-', '_' and '.', without ".." or "--".
 bool is_hub_name(const std::string& model) {
   const size_t slash = model.find('/');
-  if (slash == std::string::npos || slash == 0 || slash + 1 == model.size() || model.find('/', slash + 1) != std::string::npos)
+  if (slash == std::string::npos || slash == 0 || slash + 1 == model.size() ||
+      model.find('/', slash + 1) != std::string::npos)
     return false;
   if (model.front() == '.' || model[slash + 1] == '.' || model.find("..") != std::string::npos ||
       model.find("--") != std::string::npos)
     return false;
   return std::all_of(model.begin(), model.end(), [](unsigned char c) {
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '-' || c == '_' || c == '.' ||
-           c == '/';
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '-' ||
+           c == '_' || c == '.' || c == '/';
   });
 }
 
-// The revision that refs/main names; "" when the ref is missing or names something other than a folder of snapshots.
+// The revision that refs/main names; "" when the ref is missing or names something other than a folder of
+// snapshots.
 std::string main_revision(const fs::path& repository) {
   const fs::path ref = repository / "refs" / "main";
   std::error_code error;
@@ -42,25 +55,24 @@ std::string main_revision(const fs::path& repository) {
   return plain ? text : "";
 }
 
-bool ends_with_gguf(const std::string& name) { return name.size() > 5 && name.compare(name.size() - 5, 5, ".gguf") == 0; }
-
 }  // namespace
 
 fs::path hub_cache_dir() {
   for (const char* name : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"})
-    if (const std::string dir = environment(name); !dir.empty()) return dir;
-  if (const std::string home = environment("HF_HOME"); !home.empty()) return fs::path(home) / "hub";
-  if (const std::string cache = environment("XDG_CACHE_HOME"); !cache.empty()) return fs::path(cache) / "huggingface" / "hub";
-  const std::string home = environment("HOME");
-  return fs::path(home.empty() ? "/" : home) / ".cache" / "huggingface" / "hub";
+    if (const fs::path dir = folder(name); !dir.empty()) return dir;
+  if (const fs::path home = folder("HF_HOME"); !home.empty()) return home / "hub";
+  if (const fs::path cache = folder("XDG_CACHE_HOME"); !cache.empty()) return cache / "huggingface" / "hub";
+  return home_dir() / ".cache" / "huggingface" / "hub";
 }
 
 fs::path resolve_model(const std::string& model) {
   std::error_code error;
-  if (model.empty()) fail(Code::kBadArgument, "expected a model folder, a .gguf file or org/name, got an empty name");
+  if (model.empty())
+    fail(Code::kBadArgument, "expected a model folder, a .gguf file or org/name, got an empty name");
   if (fs::exists(model, error)) return model;
-  if (!is_hub_name(model) || ends_with_gguf(model))
-    fail(Code::kNotFound, "{}: no such file or folder (expected a model folder, a .gguf file or org/name)", printable(model));
+  if (!is_hub_name(model) || model.ends_with(".gguf"))
+    fail(Code::kNotFound, "{}: no such file or folder (expected a model folder, a .gguf file or org/name)",
+         printable(model));
   std::string folder = "models--" + model;
   folder.replace(folder.find('/'), 1, "--");
   const fs::path repository = hub_cache_dir() / folder;

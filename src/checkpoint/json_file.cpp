@@ -25,7 +25,8 @@ std::string position(std::string_view text, size_t byte) {
 
 nlohmann::ordered_json parse_json(std::string_view text, const std::string& where) {
   const auto limit_depth = [&](int depth, nlohmann::ordered_json::parse_event_t, nlohmann::ordered_json&) {
-    if (depth > kMaxDepth) fail(Code::kBadFile, "{}: expected JSON nested at most {} deep, got more", where, kMaxDepth);
+    if (depth > kMaxDepth)
+      fail(Code::kBadFile, "{}: expected JSON nested at most {} deep, got more", where, kMaxDepth);
     return true;
   };
   try {
@@ -45,9 +46,11 @@ nlohmann::ordered_json read_json_object(const std::filesystem::path& path) {
   std::error_code error;
   const uintmax_t size = std::filesystem::file_size(path, error);
   if (!error && size > kMaxBytes)
-    fail(Code::kBadFile, "{}: expected a JSON file of at most {} bytes, got {}", path.string(), kMaxBytes, size);
+    fail(Code::kBadFile, "{}: expected a JSON file of at most {} bytes, got {}", path.string(), kMaxBytes,
+         size);
   nlohmann::ordered_json json = parse_json(read_text_file(path), path.string());
-  if (!json.is_object()) fail(Code::kBadFile, "{}: expected a JSON object, got {}", path.string(), json.type_name());
+  if (!json.is_object())
+    fail(Code::kBadFile, "{}: expected a JSON object, got {}", path.string(), json.type_name());
   return json;
 }
 

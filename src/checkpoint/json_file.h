@@ -1,5 +1,5 @@
-// JSON files of a checkpoint, parsed within bounds: a limit on size and nesting, so that a hostile file cannot exhaust
-// memory or the stack.
+// JSON files of a checkpoint, parsed within bounds: a limit on size and nesting, so that a hostile file
+// cannot exhaust memory or the stack.
 #pragma once
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>

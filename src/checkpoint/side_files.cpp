@@ -14,15 +14,29 @@ namespace fs = std::filesystem;
 constexpr uintmax_t kMaxBytes = uintmax_t{128} << 20;  // the largest tokenizer.json known has 33 MB
 
 constexpr std::string_view kNames[] = {
-    "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "merges.txt",
-    "normalizer.json", "preprocessor_config.json", "processor_config.json", "sentencepiece.bpe.model",
-    "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer.model.v3",
-    "tokenizer_config.json", "video_preprocessor_config.json", "vocab.json", "vocab.txt",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "normalizer.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer.model.v3",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+    "vocab.txt",
 };
 
 bool belongs_beside_weights(const std::string& name) {
-  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames) || name.ends_with(".tiktoken") ||
-         name.starts_with("LICENSE") || name.starts_with("NOTICE");
+  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames) ||
+         name.ends_with(".tiktoken") || name.starts_with("LICENSE") || name.starts_with("NOTICE");
 }
 
 }  // namespace
@@ -32,7 +46,8 @@ std::vector<Checkpoint::SideFile> read_side_files(const fs::path& dir) {
   const auto add = [&](const fs::path& path, std::string name) {
     const uintmax_t size = fs::file_size(path);
     if (size > kMaxBytes)
-      log(Level::kWarning, "{}: left out, {} is too large for a side file", path.string(), human_bytes(static_cast<double>(size)));
+      log(Level::kWarning, "{}: left out, {} is too large for a side file", path.string(),
+          human_bytes(static_cast<double>(size)));
     else
       out.push_back({std::move(name), read_text_file(path)});
   };

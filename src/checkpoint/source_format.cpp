@@ -25,7 +25,8 @@ SourceFormat describe_format(const std::vector<StoredTensor>& tensors, const std
       weights_of[t.dtype] += n;
       weights += n;
       bits += 8.0 * static_cast<double>(t.bytes);
-    } else if (awq && (t.name.ends_with(".qweight") || t.name.ends_with(".qzeros") || t.name.ends_with(".scales"))) {
+    } else if (awq &&
+               (t.name.ends_with(".qweight") || t.name.ends_with(".qzeros") || t.name.ends_with(".scales"))) {
       if (t.name.ends_with(".qweight")) weights += static_cast<double>(numel(t.shape)) * 32 / awq->bits;
       bits += 8.0 * static_cast<double>(t.bytes);
       packed = true;
@@ -39,11 +40,13 @@ SourceFormat describe_format(const std::vector<StoredTensor>& tensors, const std
     return format;
   }
   std::vector<std::pair<std::string, double>> types(weights_of.begin(), weights_of.end());
-  std::stable_sort(types.begin(), types.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::stable_sort(types.begin(), types.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
   for (size_t i = 0; i < types.size() && i < 3; ++i) format.name += (i ? "/" : "") + types[i].first;
   if (types.size() > 1) format.name = "mixed " + format.name;
   if (types.empty()) format.name = tensors.empty() ? "empty" : tensors.front().dtype;
-  format.quantized = std::any_of(types.begin(), types.end(), [](const auto& t) { return !full_precision(t.first); });
+  format.quantized =
+      std::any_of(types.begin(), types.end(), [](const auto& t) { return !full_precision(t.first); });
   return format;
 }
 

@@ -20,8 +20,8 @@ void require_finite(const Tensor& tensor, const StoredTensor& stored);
 // kNotFound: "DIR: no tensor 'x'".
 [[noreturn]] void no_such_tensor(const Checkpoint& checkpoint, std::string_view name);
 
-// SHA-256 over the configuration and, in order of names, every tensor's name, dtype, shape, size and bytes: the same
-// however the tensors are spread over shards.
+// SHA-256 over the configuration and, in order of names, every tensor's name, dtype, shape, size and bytes:
+// the same however the tensors are spread over shards.
 std::string fingerprint_tensors(const Checkpoint& checkpoint,
                                 const std::function<const MappedFile&(const StoredTensor&)>& file_of);
 

@@ -197,9 +197,11 @@ std::string readable_ggml_types() {
   return text;
 }
 
-void dequantize_block_type(const GgmlType& type, const std::byte* src, float* dst, int64_t n, const std::string& where) {
+void dequantize_block_type(const GgmlType& type, const std::byte* src, float* dst, int64_t n,
+                           const std::string& where) {
   if (!type.dequantize)
-    fail(Code::kUnsupported, "{}: cannot read tensor type {} (readable: {})", where, type.name, readable_ggml_types());
+    fail(Code::kUnsupported, "{}: cannot read tensor type {} (readable: {})", where, type.name,
+         readable_ggml_types());
   type.dequantize(src, dst, n);
 }
 

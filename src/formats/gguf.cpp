@@ -23,18 +23,26 @@ T element(std::span<const std::byte> bytes, int64_t i) {
 std::optional<int64_t> integer_at(GgufKind kind, std::span<const std::byte> bytes, int64_t i) {
   switch (kind) {
     case GgufKind::kU8:
-    case GgufKind::kBool: return element<uint8_t>(bytes, i);
-    case GgufKind::kI8: return element<int8_t>(bytes, i);
-    case GgufKind::kU16: return element<uint16_t>(bytes, i);
-    case GgufKind::kI16: return element<int16_t>(bytes, i);
-    case GgufKind::kU32: return element<uint32_t>(bytes, i);
-    case GgufKind::kI32: return element<int32_t>(bytes, i);
+    case GgufKind::kBool:
+      return element<uint8_t>(bytes, i);
+    case GgufKind::kI8:
+      return element<int8_t>(bytes, i);
+    case GgufKind::kU16:
+      return element<uint16_t>(bytes, i);
+    case GgufKind::kI16:
+      return element<int16_t>(bytes, i);
+    case GgufKind::kU32:
+      return element<uint32_t>(bytes, i);
+    case GgufKind::kI32:
+      return element<int32_t>(bytes, i);
     case GgufKind::kU64: {
       const auto v = element<uint64_t>(bytes, i);
       return v <= INT64_MAX ? std::optional<int64_t>(static_cast<int64_t>(v)) : std::nullopt;
     }
-    case GgufKind::kI64: return element<int64_t>(bytes, i);
-    default: return std::nullopt;
+    case GgufKind::kI64:
+      return element<int64_t>(bytes, i);
+    default:
+      return std::nullopt;
   }
 }
 
@@ -90,7 +98,8 @@ std::optional<double> GgufFile::real(std::string_view key) const {
   else
     wrong_kind(key, "a floating-point number", *v);
   if (!std::isfinite(d))
-    fail(Code::kBadFile, "{}: key '{}': expected a finite number, got {}", path().string(), printable(key), d);
+    fail(Code::kBadFile, "{}: key '{}': expected a finite number, got {}", path().string(), printable(key),
+         d);
   return d;
 }
 
@@ -141,7 +150,8 @@ std::vector<float> GgufFile::reals(std::string_view key) const {
 }
 
 std::span<const std::byte> GgufFile::bytes(const GgufTensor& tensor) const {
-  return files_[tensor.file]->bytes().subspan(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.bytes));
+  return files_[tensor.file]->bytes().subspan(static_cast<size_t>(tensor.offset),
+                                              static_cast<size_t>(tensor.bytes));
 }
 
 }  // namespace awq

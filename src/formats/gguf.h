@@ -1,5 +1,5 @@
-// GGUF version 2 and 3: typed key/values and named tensors in ggml's types (docs/formats.md, section h), in one
-// file or split over NAME-00001-of-000NN.gguf. What a name means is not known here.
+// GGUF version 2 and 3: typed key/values and named tensors in ggml's types (docs/formats.md, section h), in
+// one file or split over NAME-00001-of-000NN.gguf. What a name means is not known here.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -18,7 +18,19 @@
 namespace awq {
 
 enum class GgufKind : uint32_t {
-  kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64
 };
 const char* gguf_kind_name(GgufKind kind);
 
@@ -43,9 +55,9 @@ struct GgufTensor {
 
 class GgufFile {
  public:
-  // Maps the file (and, when it is one of a split set, all of the set) and reads the headers. Everything is checked:
-  // after open() all keys and tensors lie inside their files. Throws kNotFound, kIo, kBadFile or kUnsupported, naming
-  // file and offset, tensor or key.
+  // Maps the file (and, when it is one of a split set, all of the set) and reads the headers. Everything is
+  // checked: after open() all keys and tensors lie inside their files. Throws kNotFound, kIo, kBadFile or
+  // kUnsupported, naming file and offset, tensor or key.
   static std::shared_ptr<const GgufFile> open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return files_[0]->path(); }
@@ -55,10 +67,11 @@ class GgufFile {
   const std::vector<GgufTensor>& tensors() const { return tensors_; }                       // in file order
   const GgufTensor* find(std::string_view name) const;
 
-  // Values by key. Empty when the key is absent; kBadFile naming the key, the kind expected and the kind found.
+  // Values by key. Empty when the key is absent; kBadFile naming the key, the kind expected and the kind
+  // found.
   const GgufValue* value(std::string_view key) const;
   std::optional<int64_t> integer(std::string_view key) const;  // any integer kind
-  std::optional<double> real(std::string_view key) const;      // f32 as the shortest decimal that gives it back
+  std::optional<double> real(std::string_view key) const;  // f32 as the shortest decimal that gives it back
   std::optional<bool> boolean(std::string_view key) const;
   std::optional<std::string> text(std::string_view key) const;
   std::vector<std::string> texts(std::string_view key) const;  // {} when absent, as all arrays

@@ -1,5 +1,5 @@
-// Parsing of GGUF headers. Counts, lengths and offsets come from the file: each is checked against what the file can
-// hold before it is used, and nothing is allocated ahead of what has been read.
+// Parsing of GGUF headers. Counts, lengths and offsets come from the file: each is checked against what the
+// file can hold before it is used, and nothing is allocated ahead of what has been read.
 #include <fmt/format.h>
 
 #include <bit>
@@ -17,7 +17,7 @@ constexpr uint32_t kMagic = 0x46554747;  // "GGUF"
 constexpr int64_t kMaxNameBytes = 63;    // ggml's GGML_MAX_NAME, less the terminator
 constexpr int kMaxDims = 4;
 constexpr int64_t kMaxStringBytes = int64_t{1} << 30;
-constexpr int64_t kMinValueBytes = 8 + 1 + 4 + 1;   // key length, key, kind, smallest value
+constexpr int64_t kMinValueBytes = 8 + 1 + 4 + 1;       // key length, key, kind, smallest value
 constexpr int64_t kMinTensorBytes = 8 + 1 + 4 + 4 + 8;  // name length, name, dims, type, offset
 constexpr int64_t kMaxSplits = 99999;
 
@@ -63,8 +63,8 @@ class GgufReader {
 
   std::span<const std::byte> take(int64_t n, const char* what) {
     if (n > left())
-      fail(Code::kBadFile, "{}: {} at offset {}: expected {} bytes, the file ends after {} (truncated?)", path_, what, at_,
-           n, left());
+      fail(Code::kBadFile, "{}: {} at offset {}: expected {} bytes, the file ends after {} (truncated?)",
+           path_, what, at_, n, left());
     const auto taken = bytes_.subspan(static_cast<size_t>(at_), static_cast<size_t>(n));
     at_ += n;
     return taken;
@@ -82,15 +82,16 @@ class GgufReader {
     const int64_t offset = at_;
     const auto n = number<uint64_t>(what);
     if (n > static_cast<uint64_t>(left() / min_bytes))
-      fail(Code::kBadFile, "{}: {} at offset {}: expected at most {} in a file of {} bytes, got {}", path_, what, offset,
-           left() / min_bytes, bytes_.size(), n);
+      fail(Code::kBadFile, "{}: {} at offset {}: expected at most {} in a file of {} bytes, got {}", path_,
+           what, offset, left() / min_bytes, bytes_.size(), n);
     return static_cast<int64_t>(n);
   }
 
   std::string_view string(const char* what) {
     const int64_t offset = at_, n = count(what, 1);
     if (n > kMaxStringBytes)
-      fail(Code::kBadFile, "{}: {} at offset {}: expected at most {} bytes, got {}", path_, what, offset, kMaxStringBytes, n);
+      fail(Code::kBadFile, "{}: {} at offset {}: expected at most {} bytes, got {}", path_, what, offset,
+           kMaxStringBytes, n);
     const auto text = take(n, what);
     return {reinterpret_cast<const char*>(text.data()), text.size()};
   }
@@ -99,30 +100,34 @@ class GgufReader {
     const int64_t offset = at_;
     const auto id = number<uint32_t>(what);
     if (id > static_cast<uint32_t>(GgufKind::kF64))
-      fail(Code::kBadFile, "{}: {} at offset {}: expected a kind from 0 to 12, got {}", path_, what, offset, id);
+      fail(Code::kBadFile, "{}: {} at offset {}: expected a kind from 0 to 12, got {}", path_, what, offset,
+           id);
     return static_cast<GgufKind>(id);
   }
 
   void read_preamble() {
     const auto magic = number<uint32_t>("magic");
-    if (magic != kMagic) fail(Code::kBadFile, "{}: magic at offset 0: expected 'GGUF', got {:#010x}", path_, magic);
+    if (magic != kMagic)
+      fail(Code::kBadFile, "{}: magic at offset 0: expected 'GGUF', got {:#010x}", path_, magic);
     const auto version = number<uint32_t>("version");
     if (version != 2 && version != 3)
-      fail(Code::kUnsupported, "{}: version at offset 4: expected 2 or 3 (little-endian), got {}", path_, version);
+      fail(Code::kUnsupported, "{}: version at offset 4: expected 2 or 3 (little-endian), got {}", path_,
+           version);
     version_ = static_cast<int>(version);
     const int64_t tensor_count_offset = at_;
     const auto tensors = number<uint64_t>("tensor count");
     value_count_ = count("key count", kMinValueBytes);
     if (tensors > static_cast<uint64_t>(left() / kMinTensorBytes))
-      fail(Code::kBadFile, "{}: tensor count at offset {}: expected at most {} in a file of {} bytes, got {}", path_,
-           tensor_count_offset, left() / kMinTensorBytes, bytes_.size(), tensors);
+      fail(Code::kBadFile, "{}: tensor count at offset {}: expected at most {} in a file of {} bytes, got {}",
+           path_, tensor_count_offset, left() / kMinTensorBytes, bytes_.size(), tensors);
     tensor_count_ = static_cast<int64_t>(tensors);
   }
 
   void read_value() {
     const int64_t offset = at_;
     const std::string key(string("key"));
-    if (key.empty()) fail(Code::kBadFile, "{}: key at offset {}: expected a name, got an empty one", path_, offset);
+    if (key.empty())
+      fail(Code::kBadFile, "{}: key at offset {}: expected a name, got an empty one", path_, offset);
     GgufValue v;
     v.kind = kind("kind of a value");
     if (v.kind == GgufKind::kString)
@@ -140,7 +145,8 @@ class GgufReader {
     const int64_t offset = at_;
     v.element = kind("kind of array elements");
     if (v.element == GgufKind::kArray)
-      fail(Code::kBadFile, "{}: array at offset {}: expected scalars or strings, got nested arrays", path_, offset);
+      fail(Code::kBadFile, "{}: array at offset {}: expected scalars or strings, got nested arrays", path_,
+           offset);
     if (v.element == GgufKind::kString) {
       v.count = count("array length", 8);
       for (int64_t i = 0; i < v.count; ++i) v.strings.push_back(string("array string"));
@@ -168,8 +174,8 @@ class GgufReader {
     GgufTensor t;
     t.name = string("tensor name");
     if (t.name.empty() || static_cast<int64_t>(t.name.size()) > kMaxNameBytes)
-      fail(Code::kBadFile, "{}: tensor name at offset {}: expected 1 to {} bytes, got {}", path_, offset, kMaxNameBytes,
-           t.name.size());
+      fail(Code::kBadFile, "{}: tensor name at offset {}: expected 1 to {} bytes, got {}", path_, offset,
+           kMaxNameBytes, t.name.size());
     const auto dims = number<uint32_t>("tensor dimensions");
     if (dims > kMaxDims) bad(t, fmt::format("expected at most {} dimensions, got {}", kMaxDims, dims));
     t.shape.resize(dims);
@@ -181,8 +187,8 @@ class GgufReader {
     const auto type = number<uint32_t>("tensor type");
     t.type = find_ggml_type(type);
     if (!t.type)
-      fail(Code::kUnsupported, "{}: tensor '{}': unknown ggml type {} (readable: {})", path_, printable(t.name), type,
-           readable_ggml_types());
+      fail(Code::kUnsupported, "{}: tensor '{}': unknown ggml type {} (readable: {})", path_,
+           printable(t.name), type, readable_ggml_types());
     const auto start = number<uint64_t>("tensor offset");
     if (start > INT64_MAX) bad(t, fmt::format("expected an offset below 2^63, got {}", start));
     t.offset = static_cast<int64_t>(start);
@@ -195,8 +201,8 @@ class GgufReader {
   int64_t tensor_bytes(const GgufTensor& t) const {
     const int64_t columns = t.shape.empty() ? 1 : t.shape.back();
     if (columns % t.type->block != 0)
-      bad(t, fmt::format("type {} needs rows of a multiple of {} weights, got shape {}", t.type->name, t.type->block,
-                         shape_text(t.shape)));
+      bad(t, fmt::format("type {} needs rows of a multiple of {} weights, got shape {}", t.type->name,
+                         t.type->block, shape_text(t.shape)));
     int64_t blocks = 1;
     for (size_t i = 0; i < t.shape.size(); ++i)
       blocks = checked_mul(blocks, i + 1 == t.shape.size() ? columns / t.type->block : t.shape[i], where(t));
@@ -204,7 +210,8 @@ class GgufReader {
     return checked_mul(blocks, t.type->block_bytes, where(t));
   }
 
-  // Data starts at the aligned end of the header; ggml demands that each tensor follows the one before, padded.
+  // Data starts at the aligned end of the header; ggml demands that each tensor follows the one before,
+  // padded.
   void place_tensors() {
     if (tensor_count_ == 0) return;
     const int64_t start = round_up(at_, alignment_, path_), size = static_cast<int64_t>(bytes_.size());
@@ -216,12 +223,14 @@ class GgufReader {
       expected = round_up(checked_add(expected, t.bytes, where(t)), alignment_, where(t));
       t.offset = checked_add(start, t.offset, where(t));
       if (t.offset > size || t.bytes > size - t.offset)
-        bad(t, fmt::format("at offset {}: expected {} bytes, the file ends after {} (truncated?)", t.offset, t.bytes,
-                           size > t.offset ? size - t.offset : 0));
+        bad(t, fmt::format("at offset {}: expected {} bytes, the file ends after {} (truncated?)", t.offset,
+                           t.bytes, size > t.offset ? size - t.offset : 0));
     }
   }
 
-  std::string where(const GgufTensor& t) const { return fmt::format("{}: tensor '{}'", path_, printable(t.name)); }
+  std::string where(const GgufTensor& t) const {
+    return fmt::format("{}: tensor '{}'", path_, printable(t.name));
+  }
   [[noreturn]] void bad(const GgufTensor& t, const std::string& what) const {
     fail(Code::kBadFile, "{}: {}", where(t), what);
   }
@@ -246,12 +255,14 @@ std::vector<std::filesystem::path> split_set(const std::filesystem::path& path) 
   constexpr size_t kTail = std::string_view("-00001-of-00003.gguf").size();
   const auto number_at = [&](size_t i) {
     int64_t n = 0;
-    for (size_t j = i; j < i + 5; ++j) n = name[j] >= '0' && name[j] <= '9' && n >= 0 ? n * 10 + (name[j] - '0') : -1;
+    for (size_t j = i; j < i + 5; ++j)
+      n = name[j] >= '0' && name[j] <= '9' && n >= 0 ? n * 10 + (name[j] - '0') : -1;
     return n;
   };
   if (name.size() <= kTail) return {path};
   const size_t tail = name.size() - kTail;
-  if (name[tail] != '-' || name.compare(tail + 6, 4, "-of-") != 0 || name.compare(tail + 15, 5, ".gguf") != 0) return {path};
+  if (name[tail] != '-' || name.compare(tail + 6, 4, "-of-") != 0 || name.compare(tail + 15, 5, ".gguf") != 0)
+    return {path};
   const int64_t no = number_at(tail + 1), count = number_at(tail + 10);
   if (no < 1 || count < no || count > kMaxSplits) return {path};
   std::vector<std::filesystem::path> set;
@@ -272,12 +283,12 @@ std::shared_ptr<const GgufFile> GgufFile::open(const std::filesystem::path& path
   }
   const int64_t splits = out->integer("split.count").value_or(1);
   if (splits > 1 && splits != static_cast<int64_t>(set.size()))
-    fail(Code::kBadFile, "{}: key 'split.count': expected {} by the file's name, got {}", out->path().string(), set.size(),
-         splits);
+    fail(Code::kBadFile, "{}: key 'split.count': expected {} by the file's name, got {}",
+         out->path().string(), set.size(), splits);
   const auto total = out->integer("split.tensors.count");
   if (splits > 1 && total && *total != static_cast<int64_t>(out->tensors_.size()))
-    fail(Code::kBadFile, "{}: key 'split.tensors.count': expected {} tensors in the set, got {}", out->path().string(),
-         *total, out->tensors_.size());
+    fail(Code::kBadFile, "{}: key 'split.tensors.count': expected {} tensors in the set, got {}",
+         out->path().string(), *total, out->tensors_.size());
   return out;
 }
 

@@ -10,7 +10,8 @@ size_t utf8_sequence(std::string_view s) {
   const auto byte = [&](size_t i) { return i < s.size() ? static_cast<unsigned char>(s[i]) : 0; };
   const auto tail = [&](size_t i) { return (byte(i) & 0xc0) == 0x80; };
   const unsigned char a = byte(0);
-  if (a >= 0xc2 && a <= 0xdf && tail(1)) return a == 0xc2 && byte(1) < 0xa0 ? 0 : 2;  // C1 controls are escaped
+  if (a >= 0xc2 && a <= 0xdf && tail(1))
+    return a == 0xc2 && byte(1) < 0xa0 ? 0 : 2;  // C1 controls are escaped
   if (a >= 0xe0 && a <= 0xef && tail(1) && tail(2)) {
     if ((a == 0xe0 && byte(1) < 0xa0) || (a == 0xed && byte(1) > 0x9f)) return 0;  // overlong, surrogate
     if (a == 0xe2 && byte(1) == 0x80 && (byte(2) == 0xa8 || byte(2) == 0xa9)) return 0;  // line separators

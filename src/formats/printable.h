@@ -5,7 +5,8 @@
 
 namespace awq {
 
-// At most `limit` bytes of `text`; control bytes and bytes outside ASCII that are not valid UTF-8 become \xNN.
+// At most `limit` bytes of `text`; control bytes and bytes outside ASCII that are not valid UTF-8 become
+// \xNN.
 std::string printable(std::string_view text, size_t limit = 120);
 
 }  // namespace awq

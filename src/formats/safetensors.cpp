@@ -21,18 +21,22 @@ struct DTypeName {
   std::optional<DType> dtype;
 };
 constexpr DTypeName kDTypes[] = {
-    {"F32", 32, DType::kF32},        {"F16", 16, DType::kF16},       {"BF16", 16, DType::kBF16},
-    {"F64", 64, DType::kF64},        {"F8_E4M3", 8, DType::kF8E4M3}, {"F8_E5M2", 8, DType::kF8E5M2},
-    {"I64", 64, DType::kI64},        {"I32", 32, DType::kI32},       {"I16", 16, DType::kI16},
-    {"I8", 8, DType::kI8},           {"U64", 64, DType::kU64},       {"U32", 32, DType::kU32},
-    {"U16", 16, DType::kU16},        {"U8", 8, DType::kU8},          {"BOOL", 8, DType::kBool},
-    {"F8_E8M0", 8, std::nullopt},    {"F8_E4M3FNUZ", 8, std::nullopt}, {"F8_E5M2FNUZ", 8, std::nullopt},
-    {"F4", 4, std::nullopt},         {"F6_E2M3", 6, std::nullopt},   {"F6_E3M2", 6, std::nullopt},
-    {"C64", 64, std::nullopt},
+    {"F32", 32, DType::kF32},         {"F16", 16, DType::kF16},
+    {"BF16", 16, DType::kBF16},       {"F64", 64, DType::kF64},
+    {"F8_E4M3", 8, DType::kF8E4M3},   {"F8_E5M2", 8, DType::kF8E5M2},
+    {"I64", 64, DType::kI64},         {"I32", 32, DType::kI32},
+    {"I16", 16, DType::kI16},         {"I8", 8, DType::kI8},
+    {"U64", 64, DType::kU64},         {"U32", 32, DType::kU32},
+    {"U16", 16, DType::kU16},         {"U8", 8, DType::kU8},
+    {"BOOL", 8, DType::kBool},        {"F8_E8M0", 8, std::nullopt},
+    {"F8_E4M3FNUZ", 8, std::nullopt}, {"F8_E5M2FNUZ", 8, std::nullopt},
+    {"F4", 4, std::nullopt},          {"F6_E2M3", 6, std::nullopt},
+    {"F6_E3M2", 6, std::nullopt},     {"C64", 64, std::nullopt},
 };
 
 const DTypeName* find_dtype(std::string_view name) {
-  const auto it = std::find_if(std::begin(kDTypes), std::end(kDTypes), [&](const DTypeName& d) { return d.name == name; });
+  const auto it = std::find_if(std::begin(kDTypes), std::end(kDTypes),
+                               [&](const DTypeName& d) { return d.name == name; });
   return it == std::end(kDTypes) ? nullptr : it;
 }
 
@@ -62,7 +66,8 @@ class SafetensorsHeaderReader {
            simdjson::error_message(error));
     simdjson::dom::object object;
     if (root.get(object))
-      fail(Code::kBadFile, "{}: safetensors header at offset 8: expected a JSON object, got another value", path_);
+      fail(Code::kBadFile, "{}: safetensors header at offset 8: expected a JSON object, got another value",
+           path_);
     for (const auto& [key, value] : object) {
       if (key == "__metadata__")
         read_metadata(value);
@@ -77,14 +82,16 @@ class SafetensorsHeaderReader {
   std::string_view header_text() {
     const auto bytes = out_.file_->bytes();
     if (bytes.size() < 8)
-      fail(Code::kBadFile, "{}: expected a safetensors file of at least 8 bytes, got {}", path_, bytes.size());
+      fail(Code::kBadFile, "{}: expected a safetensors file of at least 8 bytes, got {}", path_,
+           bytes.size());
     const uint64_t length = read_u64(bytes.data());
     if (length > kMaxHeaderBytes)
       fail(Code::kBadFile, "{}: safetensors header length at offset 0: expected at most {}, got {}", path_,
            kMaxHeaderBytes, length);
     if (length > bytes.size() - 8)
-      fail(Code::kBadFile, "{}: safetensors header length at offset 0: expected at most {} (file of {} bytes), got {}",
-           path_, bytes.size() - 8, bytes.size(), length);
+      fail(Code::kBadFile,
+           "{}: safetensors header length at offset 0: expected at most {} (file of {} bytes), got {}", path_,
+           bytes.size() - 8, bytes.size(), length);
     data_start_ = 8 + static_cast<int64_t>(length);
     data_bytes_ = static_cast<int64_t>(bytes.size()) - data_start_;
     return {reinterpret_cast<const char*>(bytes.data()) + 8, static_cast<size_t>(length)};
@@ -93,7 +100,8 @@ class SafetensorsHeaderReader {
   void read_metadata(simdjson::dom::element value) {
     simdjson::dom::object object;
     if (value.get(object)) fail(Code::kBadFile, "{}: safetensors __metadata__: expected an object", path_);
-    if (std::exchange(has_metadata_, true)) fail(Code::kBadFile, "{}: safetensors __metadata__ occurs twice", path_);
+    if (std::exchange(has_metadata_, true))
+      fail(Code::kBadFile, "{}: safetensors __metadata__ occurs twice", path_);
     for (const auto& [key, text] : object) {
       std::string_view string;
       if (text.get(string))
@@ -128,7 +136,8 @@ class SafetensorsHeaderReader {
     Shape out;
     for (const auto element : array) {
       int64_t size = -1;
-      if (element.get(size) || size < 0) bad(name, fmt::format("expected {} to be an array of integers >= 0", key));
+      if (element.get(size) || size < 0)
+        bad(name, fmt::format("expected {} to be an array of integers >= 0", key));
       out.push_back(size);
     }
     return out;
@@ -136,12 +145,14 @@ class SafetensorsHeaderReader {
 
   void check_size(const SafetensorsEntry& entry, int bits) {
     int64_t elements = 1;
-    // A zero anywhere makes the product zero, but an overflow on the way is still refused, as the reference does.
+    // A zero anywhere makes the product zero, but an overflow on the way is still refused, as the reference
+    // does.
     for (const int64_t d : entry.shape) elements = checked_mul(elements, d, where(entry.name));
     const int64_t total_bits = checked_mul(elements, bits, where(entry.name));
     if (total_bits % 8 != 0 || total_bits / 8 != entry.bytes)
-      bad(entry.name, fmt::format("at offset {}: {} {} needs {} bytes, data_offsets give {}", entry.offset,
-                                  entry.dtype_name, shape_text(entry.shape), (total_bits + 7) / 8, entry.bytes));
+      bad(entry.name,
+          fmt::format("at offset {}: {} {} needs {} bytes, data_offsets give {}", entry.offset,
+                      entry.dtype_name, shape_text(entry.shape), (total_bits + 7) / 8, entry.bytes));
   }
 
   // The data must be covered exactly: first offset 0, no gap, no overlap, nothing behind the last tensor.
@@ -157,12 +168,13 @@ class SafetensorsHeaderReader {
                                 e.offset > end ? "a gap" : "an overlap"));
       end = checked_add(end, e.bytes, where(e.name));
       if (end > data_start_ + data_bytes_)
-        bad(e.name, fmt::format("at offset {}: expected {} bytes, the file ends after {} (truncated?)", e.offset,
-                                e.bytes, data_start_ + data_bytes_ - e.offset));
+        bad(e.name, fmt::format("at offset {}: expected {} bytes, the file ends after {} (truncated?)",
+                                e.offset, e.bytes, data_start_ + data_bytes_ - e.offset));
     }
     if (end != data_start_ + data_bytes_)
-      fail(Code::kBadFile, "{}: expected the file to end at offset {} with its last tensor, got {} bytes more", path_,
-           end, data_start_ + data_bytes_ - end);
+      fail(Code::kBadFile,
+           "{}: expected the file to end at offset {} with its last tensor, got {} bytes more", path_, end,
+           data_start_ + data_bytes_ - end);
   }
 
   void index_names() {
@@ -171,7 +183,9 @@ class SafetensorsHeaderReader {
       if (!out_.by_name_.emplace(out_.entries_[i].name, i).second) bad(out_.entries_[i].name, "occurs twice");
   }
 
-  std::string where(std::string_view name) const { return fmt::format("{}: tensor '{}'", path_, printable(name)); }
+  std::string where(std::string_view name) const {
+    return fmt::format("{}: tensor '{}'", path_, printable(name));
+  }
   [[noreturn]] void bad(std::string_view name, const std::string& what) const {
     fail(Code::kBadFile, "{}: {}", where(name), what);
   }
@@ -195,10 +209,11 @@ const SafetensorsEntry* SafetensorsFile::find(std::string_view name) const {
 
 Tensor SafetensorsFile::tensor(const SafetensorsEntry& entry) const {
   if (!entry.dtype)
-    fail(Code::kUnsupported, "{}: tensor '{}': dtype {} cannot be loaded here", path().string(), printable(entry.name),
-         entry.dtype_name);
+    fail(Code::kUnsupported, "{}: tensor '{}': dtype {} cannot be loaded here", path().string(),
+         printable(entry.name), entry.dtype_name);
   const std::byte* data = file_->bytes().data() + entry.offset;
-  if (reinterpret_cast<uintptr_t>(data) % dtype_size(*entry.dtype) == 0) return {*entry.dtype, entry.shape, data, file_};
+  if (reinterpret_cast<uintptr_t>(data) % dtype_size(*entry.dtype) == 0)
+    return {*entry.dtype, entry.shape, data, file_};
   Tensor copy(*entry.dtype, entry.shape);
   std::memcpy(copy.mutable_bytes(), data, static_cast<size_t>(entry.bytes));
   return copy;

@@ -30,7 +30,8 @@ struct SafetensorsEntry {
 class SafetensorsFile {
  public:
   // Maps the file and reads its header only. Every rule of the format is checked, duplicate names included:
-  // after open() all entries lie inside the file. Throws kNotFound, kIo, or kBadFile naming file, tensor and offset.
+  // after open() all entries lie inside the file. Throws kNotFound, kIo, or kBadFile naming file, tensor and
+  // offset.
   static std::shared_ptr<const SafetensorsFile> open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return file_->path(); }
@@ -39,8 +40,8 @@ class SafetensorsFile {
   const SafetensorsEntry* find(std::string_view name) const;
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  // A view of the mapping, or an aligned copy where the tensor lies misaligned. Throws kUnsupported for a dtype
-  // Tensor does not have.
+  // A view of the mapping, or an aligned copy where the tensor lies misaligned. Throws kUnsupported for a
+  // dtype Tensor does not have.
   Tensor tensor(const SafetensorsEntry& entry) const;
 
  private:
@@ -63,8 +64,9 @@ struct SafetensorsSpec {
 // The order customary writers use: element size descending, then name, so that every tensor is aligned.
 void sort_for_safetensors(std::vector<SafetensorsSpec>& tensors);
 
-// Everything before the data: the u64 length and the JSON header, padded with spaces so that the data starts at a
-// multiple of 8. Data follows in the order given. Throws kBadArgument on a duplicate, reserved or non-UTF-8 name.
+// Everything before the data: the u64 length and the JSON header, padded with spaces so that the data starts
+// at a multiple of 8. Data follows in the order given. Throws kBadArgument on a duplicate, reserved or
+// non-UTF-8 name.
 std::string safetensors_header(const std::vector<SafetensorsSpec>& tensors,
                                const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 

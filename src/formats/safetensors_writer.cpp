@@ -10,11 +10,14 @@
 
 namespace awq {
 
-int64_t SafetensorsSpec::nbytes() const { return checked_mul(numel(shape), dtype_size(dtype), printable(name)); }
+int64_t SafetensorsSpec::nbytes() const {
+  return checked_mul(numel(shape), dtype_size(dtype), printable(name));
+}
 
 void sort_for_safetensors(std::vector<SafetensorsSpec>& tensors) {
   std::sort(tensors.begin(), tensors.end(), [](const SafetensorsSpec& a, const SafetensorsSpec& b) {
-    return std::forward_as_tuple(-dtype_size(a.dtype), a.name) < std::forward_as_tuple(-dtype_size(b.dtype), b.name);
+    return std::forward_as_tuple(-dtype_size(a.dtype), a.name) <
+           std::forward_as_tuple(-dtype_size(b.dtype), b.name);
   });
 }
 
@@ -28,10 +31,12 @@ std::string safetensors_header(const std::vector<SafetensorsSpec>& tensors,
   int64_t begin = 0;
   for (const SafetensorsSpec& t : tensors) {
     if (!names.insert(t.name).second)
-      fail(Code::kBadArgument, "safetensors header: tensor name '{}' is a duplicate or reserved", printable(t.name));
+      fail(Code::kBadArgument, "safetensors header: tensor name '{}' is a duplicate or reserved",
+           printable(t.name));
     const int64_t end = checked_add(begin, t.nbytes(), printable(t.name));
-    object.push_back({t.name, nlohmann::ordered_json{
-                                  {"dtype", dtype_name(t.dtype)}, {"shape", t.shape}, {"data_offsets", {begin, end}}}});
+    object.push_back(
+        {t.name, nlohmann::ordered_json{
+                     {"dtype", dtype_name(t.dtype)}, {"shape", t.shape}, {"data_offsets", {begin, end}}}});
     begin = end;
   }
   std::string json;

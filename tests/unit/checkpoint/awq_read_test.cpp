@@ -16,7 +16,8 @@ using ::testing::HasSubstr;
 
 constexpr const char* kModule = "model.layers.0.mlp.up_proj";
 
-// One packed linear of 8 outputs and 16 inputs in groups of 8: code (n + 3k) mod 16, zero point n, scale 2^-g.
+// One packed linear of 8 outputs and 16 inputs in groups of 8: code (n + 3k) mod 16, zero point n, scale
+// 2^-g.
 QuantWeight example() {
   QuantWeight q;
   q.scheme = {.bits = 4, .group = 8};
@@ -49,7 +50,8 @@ std::string packed_model(DType scale_dtype) {
 }
 
 std::string config_with(const std::string& quantization) {
-  return R"({"model_type":"llama")" + (quantization.empty() ? "" : ",\"quantization_config\":" + quantization) + "}";
+  return R"({"model_type":"llama")" +
+         (quantization.empty() ? "" : ",\"quantization_config\":" + quantization) + "}";
 }
 
 TEST(AwqRead, EverySpellingOfTheSettings) {
@@ -58,11 +60,17 @@ TEST(AwqRead, EverySpellingOfTheSettings) {
     std::string config;
     std::string file, contents;  // beside config.json
   } cases[] = {
-      {"AutoAWQ's file", config_with(R"({"quant_method":"awq","bits":4,"group_size":8,"zero_point":true,"version":"gemm",)"
-                                     R"("modules_to_not_convert":null})"), "", ""},
-      {"upper case", config_with(R"({"quant_method":"AWQ","bits":4,"group_size":8,"zero_point":true,"version":"GEMM"})"), "", ""},
-      {"short names", config_with(R"({"quant_method":"awq","w_bit":4,"q_group_size":8,"zero_point":true})"), "", ""},
-      {"inside text_config", R"({"text_config":{"quantization_config":{"quant_method":"awq","bits":4,"group_size":8}}})", "", ""},
+      {"AutoAWQ's file",
+       config_with(R"({"quant_method":"awq","bits":4,"group_size":8,"zero_point":true,"version":"gemm",)"
+                   R"("modules_to_not_convert":null})"),
+       "", ""},
+      {"upper case",
+       config_with(R"({"quant_method":"AWQ","bits":4,"group_size":8,"zero_point":true,"version":"GEMM"})"),
+       "", ""},
+      {"short names", config_with(R"({"quant_method":"awq","w_bit":4,"q_group_size":8,"zero_point":true})"),
+       "", ""},
+      {"inside text_config",
+       R"({"text_config":{"quantization_config":{"quant_method":"awq","bits":4,"group_size":8}}})", "", ""},
       {"quant_config.json", config_with(""), "quant_config.json",
        R"({"zero_point":true,"q_group_size":8,"w_bit":4,"version":"GEMM"})"},
       {"quantize_config.json", config_with("null"), "quantize_config.json",
@@ -94,7 +102,9 @@ TEST(AwqRead, EverySpellingOfTheSettings) {
 
 TEST(AwqRead, ListOfExceptionsIsKept) {
   TempDir dir;
-  dir.write("config.json", config_with(R"({"quant_method":"awq","bits":4,"group_size":8,"modules_to_not_convert":["visual"]})"));
+  dir.write(
+      "config.json",
+      config_with(R"({"quant_method":"awq","bits":4,"group_size":8,"modules_to_not_convert":["visual"]})"));
   dir.write("model.safetensors", packed_model(DType::kF16));
   EXPECT_THAT(Checkpoint::open(dir.path())->awq()->modules_to_not_convert, ElementsAre("visual"));
 }
@@ -110,7 +120,8 @@ TEST(AwqRead, RefusesOtherMethodsAndLayouts) {
       {"gemv", R"({"quant_method":"awq","bits":4,"group_size":8,"version":"gemv"})", "unsupported", "'gemv'"},
       {"text for bits", R"({"quant_method":"awq","bits":"4"})", "bad_file", "bits"},
       {"group of 0", R"({"quant_method":"awq","bits":4,"group_size":0})", "bad_file", "group_size"},
-      {"names not a list", R"({"quant_method":"awq","modules_to_not_convert":"lm_head"})", "bad_file", "list"},
+      {"names not a list", R"({"quant_method":"awq","modules_to_not_convert":"lm_head"})", "bad_file",
+       "list"},
       {"not an object", R"([4])", "bad_file", "object"},
   };
   for (const auto& c : cases) {
@@ -127,10 +138,12 @@ TEST(AwqRead, SettingsAndTensorsMustAgree) {
   TempDir dir;
   dir.write("config.json", config_with(""));
   dir.write("model.safetensors", packed_model(DType::kF16));
-  EXPECT_THAT(error_of([&] { Checkpoint::open(dir.path()); }), AllOf(HasSubstr("unsupported"), HasSubstr("qweight")));
+  EXPECT_THAT(error_of([&] { Checkpoint::open(dir.path()); }),
+              AllOf(HasSubstr("unsupported"), HasSubstr("qweight")));
   dir.write("config.json", config_with(R"({"quant_method":"awq","bits":4,"group_size":8})"));
   dir.write("model.safetensors", safetensors({f32_tensor("a", {1}, {1})}));
-  EXPECT_THAT(error_of([&] { Checkpoint::open(dir.path()); }), AllOf(HasSubstr("bad_file"), HasSubstr("qweight")));
+  EXPECT_THAT(error_of([&] { Checkpoint::open(dir.path()); }),
+              AllOf(HasSubstr("bad_file"), HasSubstr("qweight")));
   dir.write("config.json", config_with(""));
   dir.write("quant_config.json", R"({"w_bit":4})");
   EXPECT_FALSE(Checkpoint::open(dir.path())->awq()) << "a stray file beside dense weights means nothing";

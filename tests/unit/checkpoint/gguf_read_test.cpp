@@ -42,7 +42,8 @@ GgufBuilder metadata(const std::string& arch) {
 void add_weights(GgufBuilder& b, bool biases = false) {
   const auto matrix = [&](const std::string& name, int64_t rows, int64_t columns) {
     b.f32_tensor(name + ".weight", {rows, columns}, ramp(rows * columns));
-    if (biases && name.starts_with("blk.0.attn_") && !name.ends_with("output")) b.f32_tensor(name + ".bias", {rows}, ramp(rows));
+    if (biases && name.starts_with("blk.0.attn_") && !name.ends_with("output"))
+      b.f32_tensor(name + ".bias", {rows}, ramp(rows));
   };
   matrix("token_embd", kVocab, kHidden);
   matrix("blk.0.attn_q", kHeads * kHeadDim, kHidden);
@@ -60,7 +61,9 @@ void add_vocabulary(GgufBuilder& b) {
   b.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "qwen2");
   b.texts("tokenizer.ggml.tokens", {"a", "b", "ab", "<s>", "</s>"}).texts("tokenizer.ggml.merges", {"a b"});
   b.array<int32_t>("tokenizer.ggml.token_type", 5, {1, 1, 1, 3, 3});
-  b.u32("tokenizer.ggml.bos_token_id", 3).u32("tokenizer.ggml.eos_token_id", 4).u32("tokenizer.ggml.eot_token_id", 3);
+  b.u32("tokenizer.ggml.bos_token_id", 3)
+      .u32("tokenizer.ggml.eos_token_id", 4)
+      .u32("tokenizer.ggml.eot_token_id", 3);
   b.boolean("tokenizer.ggml.add_bos_token", true).text("tokenizer.chat_template", "{{ x }}");
 }
 
@@ -82,11 +85,24 @@ TEST(GgufRead, ConfigInHuggingFaceTerms) {
   EXPECT_TRUE(c->is_gguf());
   EXPECT_EQ(config["architectures"], nlohmann::ordered_json({"LlamaForCausalLM"}));
   const std::pair<const char*, nlohmann::ordered_json> expected[] = {
-      {"model_type", "llama"}, {"hidden_size", kHidden}, {"intermediate_size", kFfn}, {"num_hidden_layers", 1},
-      {"num_attention_heads", kHeads}, {"num_key_value_heads", kKvHeads}, {"vocab_size", kVocab},
-      {"max_position_embeddings", 128}, {"rms_norm_eps", 1e-6}, {"rope_theta", 5e5}, {"tie_word_embeddings", true},
-      {"bos_token_id", 3}, {"eos_token_id", 4}, {"hidden_act", "silu"}, {"dtype", "float16"}, {"torch_dtype", "float16"},
-      {"attention_bias", false}, {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5e5}}}};
+      {"model_type", "llama"},
+      {"hidden_size", kHidden},
+      {"intermediate_size", kFfn},
+      {"num_hidden_layers", 1},
+      {"num_attention_heads", kHeads},
+      {"num_key_value_heads", kKvHeads},
+      {"vocab_size", kVocab},
+      {"max_position_embeddings", 128},
+      {"rms_norm_eps", 1e-6},
+      {"rope_theta", 5e5},
+      {"tie_word_embeddings", true},
+      {"bos_token_id", 3},
+      {"eos_token_id", 4},
+      {"hidden_act", "silu"},
+      {"dtype", "float16"},
+      {"torch_dtype", "float16"},
+      {"attention_bias", false},
+      {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5e5}}}};
   for (const auto& [key, value] : expected) EXPECT_EQ(config[key], value) << key;
   EXPECT_FALSE(config.contains("head_dim"));
   EXPECT_FALSE(config.contains("rope_scaling"));
@@ -100,17 +116,19 @@ TEST(GgufRead, NamesOfEveryTensor) {
   b.f32_tensor("output.weight", {kVocab, kHidden}, ramp(kVocab * kHidden));
   const auto c = open(dir, b);
   for (const char* name :
-       {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", "model.layers.0.input_layernorm.weight",
-        "model.layers.0.post_attention_layernorm.weight", "model.layers.0.self_attn.q_proj.weight",
-        "model.layers.0.self_attn.k_proj.bias", "model.layers.0.self_attn.v_proj.weight", "model.layers.0.self_attn.o_proj.weight",
-        "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight"})
+       {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight",
+        "model.layers.0.input_layernorm.weight", "model.layers.0.post_attention_layernorm.weight",
+        "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.bias",
+        "model.layers.0.self_attn.v_proj.weight", "model.layers.0.self_attn.o_proj.weight",
+        "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight",
+        "model.layers.0.mlp.down_proj.weight"})
     EXPECT_TRUE(c->has(name)) << name;
   EXPECT_EQ(c->find("model.layers.0.mlp.down_proj.weight")->shape, (Shape{kHidden, kFfn}));
   EXPECT_EQ(c->find("model.layers.0.mlp.down_proj.weight")->stored_name, "blk.0.ffn_down.weight");
   EXPECT_EQ(c->config()["tie_word_embeddings"], false);
   const GgufArch& arch = *find_gguf_arch("llama");
-  for (const char* odd : {"blk..attn_q.weight", "blk.0attn_q.weight", "blk.0", "blk.x.attn_q.weight", "token_embd", "output.scale",
-                          "blk.0.attn_q.weight.weight"})
+  for (const char* odd : {"blk..attn_q.weight", "blk.0attn_q.weight", "blk.0", "blk.x.attn_q.weight",
+                          "token_embd", "output.scale", "blk.0.attn_q.weight.weight"})
     EXPECT_EQ(hf_tensor_name(arch, odd), std::nullopt) << odd;
 }
 
@@ -122,15 +140,18 @@ TEST(GgufRead, LlamaRowsOfQAndKArePutBack) {
     add_weights(b, true);
     if (arch == "llama") b.f32_tensor("blk.0.attn_output.bias", {kHidden}, ramp(kHidden));
     const auto c = open(dir, b);
-    for (const auto& [name, rows] : {std::pair{"q", kHeads * kHeadDim}, {"k", kKvHeads * kHeadDim}, {"v", kKvHeads * kHeadDim}}) {
+    for (const auto& [name, rows] :
+         {std::pair{"q", kHeads * kHeadDim}, {"k", kKvHeads * kHeadDim}, {"v", kKvHeads * kHeadDim}}) {
       const std::string module = std::string("model.layers.0.self_attn.") + name + "_proj";
-      const Tensor weight = c->load_f32(module + ".weight", {rows, kHidden}), bias = c->load_f32(module + ".bias", {rows});
+      const Tensor weight = c->load_f32(module + ".weight", {rows, kHidden}),
+                   bias = c->load_f32(module + ".bias", {rows});
       for (int64_t head = 0; head < rows / kHeadDim; ++head)
         for (int64_t stored = 0; stored < kHeadDim; ++stored) {
           const bool moved = arch == "llama" && *name != 'v';
           const int64_t i = !moved ? stored : stored % 2 == 0 ? stored / 2 : stored / 2 + kHeadDim / 2;
           const int64_t row = head * kHeadDim + i, stored_row = head * kHeadDim + stored;
-          EXPECT_EQ(weight.f32()[row * kHidden + 3], static_cast<float>(stored_row * kHidden + 3)) << arch << name << row;
+          EXPECT_EQ(weight.f32()[row * kHidden + 3], static_cast<float>(stored_row * kHidden + 3))
+              << arch << name << row;
           EXPECT_EQ(bias.f32()[row], static_cast<float>(stored_row)) << arch << name << row;
         }
     }
@@ -168,7 +189,8 @@ TEST(GgufRead, BlockTypesBecomeFloatAndCountTheirBits) {
   b.tensor("blk.0.ffn_gate.weight", 23, {1, 256}, std::string(136, '\0'));
   c = open(dir, b);
   EXPECT_THAT(error_of([&] { c->load("model.layers.0.mlp.gate_proj.weight"); }),
-              AllOf(HasSubstr("unsupported"), HasSubstr("blk.0.ffn_gate.weight"), HasSubstr("IQ4_XS"), HasSubstr("Q4_1")));
+              AllOf(HasSubstr("unsupported"), HasSubstr("blk.0.ffn_gate.weight"), HasSubstr("IQ4_XS"),
+                    HasSubstr("Q4_1")));
 }
 
 TEST(GgufRead, PlainTypesAreViews) {
@@ -191,7 +213,8 @@ TEST(GgufRead, NotFiniteNamesStoredTensor) {
   b.tensor("blk.1.attn_v.weight", 3, {16, 32}, bytes);
   const auto c = open(dir, b);
   EXPECT_THAT(error_of([&] { c->load("model.layers.1.self_attn.v_proj.weight"); }),
-              AllOf(HasSubstr("bad_file"), HasSubstr("m.gguf"), HasSubstr("blk.1.attn_v.weight"), HasSubstr("got inf at element 160")));
+              AllOf(HasSubstr("bad_file"), HasSubstr("m.gguf"), HasSubstr("blk.1.attn_v.weight"),
+                    HasSubstr("got inf at element 160")));
 }
 
 std::vector<float> llama3_factors(double theta, double factor, double original) {
@@ -199,7 +222,9 @@ std::vector<float> llama3_factors(double theta, double factor, double original) 
   for (int64_t i = 0; i < kHeadDim / 2; ++i) {
     const double wavelength = 2 * std::numbers::pi * std::pow(theta, 2.0 * static_cast<double>(i) / kHeadDim);
     const double smooth = (original / wavelength - 1) / 3;
-    out.push_back(static_cast<float>(smooth >= 1 ? 1 : smooth <= 0 ? factor : 1 / ((1 - smooth) / factor + smooth)));
+    out.push_back(static_cast<float>(smooth >= 1   ? 1
+                                     : smooth <= 0 ? factor
+                                                   : 1 / ((1 - smooth) / factor + smooth)));
   }
   return out;
 }
@@ -211,14 +236,16 @@ TEST(GgufRead, RopeFactorsAreRecognisedAsLlama3) {
     add_weights(b);
     b.f32_tensor("rope_freqs.weight", {kHeadDim / 2}, llama3_factors(5e5, factor, 8192));
     const auto c = open(dir, b);
-    const nlohmann::ordered_json rope = {{"rope_type", "llama3"}, {"rope_theta", 5e5}, {"factor", factor}, {"low_freq_factor", 1.0},
-                                         {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8192}};
+    const nlohmann::ordered_json rope = {
+        {"rope_type", "llama3"},  {"rope_theta", 5e5},       {"factor", factor},
+        {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8192}};
     EXPECT_EQ(c->config()["rope_parameters"], rope);
     EXPECT_EQ(c->config()["rope_scaling"]["factor"], factor);
     EXPECT_FALSE(c->has("rope_freqs.weight"));
     EXPECT_EQ(c->find("rope_freqs.weight"), nullptr);
   }
-  GgufBuilder ones = metadata("llama"), odd = metadata("llama"), nan = metadata("llama"), shape = metadata("llama");
+  GgufBuilder ones = metadata("llama"), odd = metadata("llama"), nan = metadata("llama"),
+              shape = metadata("llama");
   for (GgufBuilder* b : {&ones, &odd, &nan, &shape}) add_weights(*b);
   ones.f32_tensor("rope_freqs.weight", {4}, {1, 1, 1, 1});
   TempDir dir;
@@ -247,19 +274,29 @@ TEST(GgufRead, WhatIsNotKnownIsNamed) {
     add_weights(b);
     return open_error(b);
   };
-  EXPECT_THAT(open_error(metadata("mamba")), AllOf(HasSubstr("unsupported"), HasSubstr("'mamba'"), HasSubstr("llama, qwen2")));
+  EXPECT_THAT(open_error(metadata("mamba")),
+              AllOf(HasSubstr("unsupported"), HasSubstr("'mamba'"), HasSubstr("llama, qwen2")));
   EXPECT_THAT(open_error(GgufBuilder()), AllOf(HasSubstr("bad_file"), HasSubstr("general.architecture")));
   EXPECT_THAT(open_error(metadata("llama")), AllOf(HasSubstr("bad_file"), HasSubstr("token_embd.weight")));
-  EXPECT_THAT(with([](auto& b) { b.u32("llama.expert_count", 8); }), AllOf(HasSubstr("unsupported"), HasSubstr("expert_count")));
-  EXPECT_THAT(with([](auto& b) { b.u32("llama.rope.dimension_count", 4); }), HasSubstr("rope.dimension_count"));
-  EXPECT_THAT(with([](auto& b) { b.u32("llama.attention.key_length", 0); }), AllOf(HasSubstr("bad_file"), HasSubstr("key_length")));
+  EXPECT_THAT(with([](auto& b) { b.u32("llama.expert_count", 8); }),
+              AllOf(HasSubstr("unsupported"), HasSubstr("expert_count")));
+  EXPECT_THAT(with([](auto& b) { b.u32("llama.rope.dimension_count", 4); }),
+              HasSubstr("rope.dimension_count"));
+  EXPECT_THAT(with([](auto& b) { b.u32("llama.attention.key_length", 0); }),
+              AllOf(HasSubstr("bad_file"), HasSubstr("key_length")));
   EXPECT_THAT(with([](auto& b) { b.text("llama.rope.scaling.type", "su"); }), HasSubstr("'su'"));
   EXPECT_THAT(with([](auto& b) { b.f32_tensor("blk.0.ffn_gate_exps.weight", {1}, {1}); }),
               AllOf(HasSubstr("unsupported"), HasSubstr("blk.0.ffn_gate_exps.weight")));
-  EXPECT_THAT(with([](auto& b) { b.f32_tensor("blk.0.attn_q.bias", {32}, ramp(32)); }), HasSubstr("attn_q.bias"));
-  EXPECT_THAT(with([](auto& b) { b.texts("tokenizer.ggml.tokens", {"a", "b", "c", "d", "e", "f", "g"}); }),
+  EXPECT_THAT(with([](auto& b) { b.f32_tensor("blk.0.attn_q.bias", {32}, ramp(32)); }),
+              HasSubstr("attn_q.bias"));
+  EXPECT_THAT(with([](auto& b) {
+                b.texts("tokenizer.ggml.tokens", {"a", "b", "c", "d", "e", "f", "g"});
+              }),
               AllOf(HasSubstr("bad_file"), HasSubstr("at most 6 tokens")));
-  EXPECT_THAT(with([](auto& b) { b.f32_tensor("blk.1.attn_k.weight", {17, 1}, ramp(17)); }), HasSubstr("expected rows for 2 heads"));
+  EXPECT_THAT(with([](auto& b) {
+                b.f32_tensor("blk.1.attn_k.weight", {17, 1}, ramp(17));
+              }),
+              HasSubstr("expected rows for 2 heads"));
 }
 
 TEST(GgufRead, TruncationAnywhereIsABadFile) {
@@ -270,14 +307,17 @@ TEST(GgufRead, TruncationAnywhereIsABadFile) {
   const std::string whole = b.build();
   EXPECT_EQ(error_of([&] { Checkpoint::open(dir.write("m.gguf", whole)); }), "");
   for (size_t n = 0; n < whole.size(); ++n)
-    EXPECT_THAT(error_of([&] { Checkpoint::open(dir.write("m.gguf", whole.substr(0, n))); }), HasSubstr("bad_file")) << n;
+    EXPECT_THAT(error_of([&] { Checkpoint::open(dir.write("m.gguf", whole.substr(0, n))); }),
+                HasSubstr("bad_file"))
+        << n;
 }
 
 TEST(GgufRead, AnyChangedByteOpensOrIsRefused) {
   TempDir dir;
   GgufBuilder b = metadata("llama");
   add_vocabulary(b);
-  b.f32_tensor("token_embd.weight", {kVocab, 2}, ramp(2 * kVocab)).f32_tensor("rope_freqs.weight", {4}, {1, 1, 1, 1});
+  b.f32_tensor("token_embd.weight", {kVocab, 2}, ramp(2 * kVocab))
+      .f32_tensor("rope_freqs.weight", {4}, {1, 1, 1, 1});
   const std::string whole = b.build();
   for (size_t i = 0; i < whole.size(); ++i)
     for (const char c : {'\0', '\xff', '\x7f'}) {
@@ -288,7 +328,8 @@ TEST(GgufRead, AnyChangedByteOpensOrIsRefused) {
         for (const StoredTensor& t : checkpoint->tensors()) checkpoint->load(t.name);
         gguf_vocab(*checkpoint->gguf());
       });
-      EXPECT_TRUE(error.empty() || error.starts_with("bad_file") || error.starts_with("unsupported")) << error;
+      EXPECT_TRUE(error.empty() || error.starts_with("bad_file") || error.starts_with("unsupported"))
+          << error;
     }
 }
 
@@ -337,10 +378,13 @@ TEST(GgufRead, SideFilesAreMadeFromMetadata) {
 TEST(GgufRead, BadTokenIdsAreNamed) {
   TempDir dir;
   GgufBuilder b = metadata("llama");
-  b.text("tokenizer.ggml.model", "gpt2").texts("tokenizer.ggml.tokens", {"a"}).u32("tokenizer.ggml.eos_token_id", 9);
+  b.text("tokenizer.ggml.model", "gpt2")
+      .texts("tokenizer.ggml.tokens", {"a"})
+      .u32("tokenizer.ggml.eos_token_id", 9);
   add_weights(b);
   const auto c = open(dir, b);
-  EXPECT_THAT(error_of([&] { gguf_vocab(*c->gguf()); }), AllOf(HasSubstr("bad_file"), HasSubstr("eos_token_id"), HasSubstr("got 9")));
+  EXPECT_THAT(error_of([&] { gguf_vocab(*c->gguf()); }),
+              AllOf(HasSubstr("bad_file"), HasSubstr("eos_token_id"), HasSubstr("got 9")));
 }
 
 TEST(GgufRead, FolderWithOneGgufOpensIt) {
@@ -350,7 +394,8 @@ TEST(GgufRead, FolderWithOneGgufOpensIt) {
   open(dir, b);
   EXPECT_TRUE(Checkpoint::open(dir.path())->is_gguf());
   dir.write("n.gguf", "x");
-  EXPECT_THAT(error_of([&] { Checkpoint::open(dir.path()); }), AllOf(HasSubstr("not_found"), HasSubstr("m.gguf")));
+  EXPECT_THAT(error_of([&] { Checkpoint::open(dir.path()); }),
+              AllOf(HasSubstr("not_found"), HasSubstr("m.gguf")));
 }
 
 }  // namespace

@@ -33,9 +33,9 @@ std::string index_of(const std::vector<std::pair<std::string, std::string>>& map
 TEST(HfRead, SingleFile) {
   TempDir dir;
   dir.write("config.json", kConfig);
-  dir.write("model.safetensors",
-            safetensors({f32_tensor("model.norm.weight", {1, 2}, {2}),
-                         {{"model.layers.0.mlp.up_proj.weight", DType::kBF16, {1, 2}}, bytes_of<uint16_t>({0x3f80, 0x4000})}}));
+  dir.write("model.safetensors", safetensors({f32_tensor("model.norm.weight", {1, 2}, {2}),
+                                              {{"model.layers.0.mlp.up_proj.weight", DType::kBF16, {1, 2}},
+                                               bytes_of<uint16_t>({0x3f80, 0x4000})}}));
   const auto c = Checkpoint::open(dir.path());
   EXPECT_FALSE(c->is_gguf());
   EXPECT_EQ(c->config()["hidden_size"], 2);
@@ -54,10 +54,13 @@ TEST(HfRead, SingleFile) {
 TEST(HfRead, ErrorsNameFileTensorAndOffset) {
   TempDir dir;
   dir.write("config.json", kConfig);
-  dir.write("model.safetensors", safetensors({f32_tensor("w", {1, 2}, {2}), {{"i", DType::kI32, {1}}, bytes_of<int32_t>({1})}}));
+  dir.write("model.safetensors",
+            safetensors({f32_tensor("w", {1, 2}, {2}), {{"i", DType::kI32, {1}}, bytes_of<int32_t>({1})}}));
   const auto c = Checkpoint::open(dir.path());
   EXPECT_THAT(error_of([&] { c->load("x"); }), AllOf(HasSubstr("not_found"), HasSubstr("'x'")));
-  EXPECT_THAT(error_of([&] { c->load_f32("w", {2, 1}); }),
+  EXPECT_THAT(error_of([&] {
+                c->load_f32("w", {2, 1});
+              }),
               AllOf(HasSubstr("bad_file"), HasSubstr("model.safetensors"), HasSubstr("'w' at offset"),
                     HasSubstr("expected shape [2, 1], got [2]")));
   EXPECT_THAT(error_of([&] { c->load_f32("i", {1}); }), HasSubstr("got I32"));
@@ -70,8 +73,8 @@ TEST(HfRead, NotFiniteNamesElementAndValue) {
   w[4321] = -std::numeric_limits<float>::infinity();
   dir.write("model.safetensors", safetensors({f32_tensor("w", w, {5000})}));
   const auto c = Checkpoint::open(dir.path());
-  EXPECT_THAT(error_of([&] { c->load("w"); }),
-              AllOf(HasSubstr("bad_file"), HasSubstr("'w' at offset"), HasSubstr("got -inf at element 4321")));
+  EXPECT_THAT(error_of([&] { c->load("w"); }), AllOf(HasSubstr("bad_file"), HasSubstr("'w' at offset"),
+                                                     HasSubstr("got -inf at element 4321")));
   EXPECT_EQ(error_of([&] { c->load("w", false); }), "");
 }
 
@@ -81,7 +84,8 @@ TEST(HfRead, Shards) {
   dir.write("model-00001-of-00002.safetensors", safetensors({f32_tensor("a", {1}, {1})}));
   dir.write("model-00002-of-00002.safetensors", safetensors({f32_tensor("b", {2}, {1})}));
   const std::string index = "model.safetensors.index.json";
-  dir.write(index, index_of({{"a", "model-00001-of-00002.safetensors"}, {"b", "model-00002-of-00002.safetensors"}}));
+  dir.write(index,
+            index_of({{"a", "model-00001-of-00002.safetensors"}, {"b", "model-00002-of-00002.safetensors"}}));
   const auto c = Checkpoint::open(dir.path());
   EXPECT_EQ(c->load("a").data<float>()[0], 1.0f);
   EXPECT_EQ(c->load("b").data<float>()[0], 2.0f);
@@ -111,7 +115,8 @@ TEST(HfRead, BrokenIndexes) {
       {"absolute", index_of({{"a", "/x.safetensors"}}), "bad_file", "plain name"},
       {"backslash", index_of({{"a", "..\\x.safetensors"}}), "bad_file", "plain name"},
       {"another kind of file", index_of({{"a", "x.bin"}}), "bad_file", "x.bin"},
-      {"missing shard", index_of({{"a", shard}, {"b", "other.safetensors"}}), "not_found", "other.safetensors"},
+      {"missing shard", index_of({{"a", shard}, {"b", "other.safetensors"}}), "not_found",
+       "other.safetensors"},
       {"missing tensor", index_of({{"a", shard}, {"zz", shard}}), "bad_file", "'zz'"},
       {"tensor twice", R"({"weight_map":{"a":"x.safetensors","a":"y.safetensors"}})", "bad_file", "twice"},
   };
@@ -141,7 +146,8 @@ TEST(HfRead, DirectoriesWithoutSafetensors) {
 
 TEST(HfRead, ConfigErrorsNamePosition) {
   EXPECT_THAT(error_of([] { parse_json("{\n  \"a\": 1,\n  \"b\": x}", "config.json"); }),
-              AllOf(HasSubstr("bad_file"), HasSubstr("config.json"), HasSubstr("line 3, column 8"), HasSubstr("unexpected 'x")));
+              AllOf(HasSubstr("bad_file"), HasSubstr("config.json"), HasSubstr("line 3, column 8"),
+                    HasSubstr("unexpected 'x")));
   EXPECT_THAT(error_of([] { parse_json("{", "config.json"); }), HasSubstr("ends too early"));
   EXPECT_THAT(error_of([] { parse_json(std::string(100000, '['), "config.json"); }), HasSubstr("nested"));
   EXPECT_THAT(error_of([] { parse_json("\"\xff\"", "config.json"); }), HasSubstr("bad_file"));
@@ -158,11 +164,12 @@ TEST(HfRead, ConfigErrorsNamePosition) {
 TEST(HfRead, SideFilesAreVerbatimAndNeverWeights) {
   TempDir dir;
   const std::string crlf = "{\"a\":\r\n1}\n\n";
-  for (const char* name : {"config.json", "model.safetensors.index.json", "x.bin", "manifest.json", "notes.txt", "quant_config.json"})
+  for (const char* name : {"config.json", "model.safetensors.index.json", "x.bin", "manifest.json",
+                           "notes.txt", "quant_config.json"})
     dir.write(name, "{}");
   dir.write("model.safetensors", safetensors({f32_tensor("a", {1}, {1})}));
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "LICENSE",
-                           "preprocessor_config.json", "qwen.tiktoken"})
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "generation_config.json",
+                           "chat_template.jinja", "LICENSE", "preprocessor_config.json", "qwen.tiktoken"})
     dir.write(name, crlf);
   dir.write("README.md", "---\ntags: [x]\nlicense: apache-2.0\n---\n# Model\n");
   const auto c = Checkpoint::open(dir.path());
@@ -173,8 +180,9 @@ TEST(HfRead, SideFilesAreVerbatimAndNeverWeights) {
       EXPECT_EQ(f.contents, crlf);
     }
   }
-  EXPECT_THAT(names, ElementsAre("LICENSE", "README.source.md", "chat_template.jinja", "generation_config.json",
-                                 "preprocessor_config.json", "qwen.tiktoken", "tokenizer.json", "tokenizer_config.json"));
+  EXPECT_THAT(names, ElementsAre("LICENSE", "README.source.md", "chat_template.jinja",
+                                 "generation_config.json", "preprocessor_config.json", "qwen.tiktoken",
+                                 "tokenizer.json", "tokenizer_config.json"));
   EXPECT_EQ(c->license(), "apache-2.0");
   // The card a quantized folder carries is the original one, not awq's own.
   dir.write("README.source.md", "original");
@@ -222,7 +230,8 @@ TEST(FiniteScan, AgreesWithConversionForEveryPattern) {
 }
 
 TEST(FiniteScan, FindsTheFirstAtAnyPositionAndAlignment) {
-  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()})
+  for (const double bad :
+       {std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()})
     for (const size_t at : {size_t{0}, size_t{1}, size_t{1023}, size_t{1024}, size_t{2000}}) {
       std::vector<float> f(2001, std::numeric_limits<float>::max());
       std::vector<double> d(2001, -std::numeric_limits<double>::max());
@@ -231,8 +240,10 @@ TEST(FiniteScan, FindsTheFirstAtAnyPositionAndAlignment) {
       f[at] = static_cast<float>(bad);
       d[at] = bad;
       f.back() = d.back() = std::numeric_limits<float>::infinity();
-      EXPECT_EQ(first_non_finite(DType::kF32, reinterpret_cast<const std::byte*>(f.data()), 2001), static_cast<int64_t>(at));
-      EXPECT_EQ(first_non_finite(DType::kF64, reinterpret_cast<const std::byte*>(d.data()), 2001), static_cast<int64_t>(at));
+      EXPECT_EQ(first_non_finite(DType::kF32, reinterpret_cast<const std::byte*>(f.data()), 2001),
+                static_cast<int64_t>(at));
+      EXPECT_EQ(first_non_finite(DType::kF64, reinterpret_cast<const std::byte*>(d.data()), 2001),
+                static_cast<int64_t>(at));
       const std::string shifted = "x" + bytes_of(f);
       EXPECT_EQ(first_non_finite(DType::kF32, reinterpret_cast<const std::byte*>(shifted.data()) + 1, 2001),
                 static_cast<int64_t>(at));

@@ -25,7 +25,8 @@ class Environment {
     for (const auto& [name, value] : set) setenv(name.c_str(), value.c_str(), 1);
   }
   ~Environment() {
-    for (const auto& [name, value] : old_) value ? setenv(name.c_str(), value->c_str(), 1) : unsetenv(name.c_str());
+    for (const auto& [name, value] : old_)
+      value ? setenv(name.c_str(), value->c_str(), 1) : unsetenv(name.c_str());
   }
 
  private:
@@ -40,6 +41,7 @@ TEST(HubCache, FollowsTheStandardVariables) {
       {{{"HOME", "/h"}}, "/h/.cache/huggingface/hub"},
       {{{"HOME", "/h"}, {"XDG_CACHE_HOME", "/x"}}, "/x/huggingface/hub"},
       {{{"HOME", "/h"}, {"XDG_CACHE_HOME", "/x"}, {"HF_HOME", "/y"}}, "/y/hub"},
+      {{{"HOME", "/h"}, {"HF_HOME", "~/y"}}, "/h/y/hub"},
       {{{"HF_HOME", "/y"}, {"HUGGINGFACE_HUB_CACHE", "/z"}}, "/z"},
       {{{"HF_HOME", "/y"}, {"HUGGINGFACE_HUB_CACHE", "/z"}, {"HF_HUB_CACHE", "/c"}}, "/c"},
   };
@@ -53,7 +55,8 @@ TEST(HubCache, NameIsResolvedThroughRefsMain) {
   TempDir cache;
   Environment environment({{"HF_HUB_CACHE", cache.path().string()}});
   EXPECT_THAT(error_of([] { resolve_model("org/name-1.5B"); }),
-              AllOf(HasSubstr("not_found"), HasSubstr("hf download org/name-1.5B"), HasSubstr(cache.path().string())));
+              AllOf(HasSubstr("not_found"), HasSubstr("hf download org/name-1.5B"),
+                    HasSubstr(cache.path().string())));
   cache.write("models--org--name-1.5B/refs/main", "abc123\n");
   EXPECT_THAT(error_of([] { resolve_model("org/name-1.5B"); }), HasSubstr("not_found"));
   cache.write("models--org--name-1.5B/snapshots/abc123/config.json", "{}");
@@ -67,8 +70,11 @@ TEST(HubCache, PathsAreTakenAsTheyAre) {
   const auto file = dir.write("m.gguf", "x");
   EXPECT_EQ(resolve_model(dir.path().string()), dir.path());
   EXPECT_EQ(resolve_model(file.string()), file);
-  for (const std::string missing : {"./nowhere", "/nowhere/at/all", "a/b/c", "folder/m.gguf", "../x", "name", "a--b/c", "a/..b"})
-    EXPECT_THAT(error_of([&] { resolve_model(missing); }), AllOf(HasSubstr("not_found"), HasSubstr("no such file"))) << missing;
+  for (const std::string missing :
+       {"./nowhere", "/nowhere/at/all", "a/b/c", "folder/m.gguf", "../x", "name", "a--b/c", "a/..b"})
+    EXPECT_THAT(error_of([&] { resolve_model(missing); }),
+                AllOf(HasSubstr("not_found"), HasSubstr("no such file")))
+        << missing;
   EXPECT_THAT(error_of([] { resolve_model(""); }), HasSubstr("bad_argument"));
 }
 

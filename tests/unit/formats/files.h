@@ -118,7 +118,8 @@ class GgufBuilder {
   GgufBuilder& tensor(const std::string& name, uint32_t type, const Shape& shape, std::string bytes) {
     return tensor_at(name, type, shape, data_size_, std::move(bytes));
   }
-  GgufBuilder& tensor_at(const std::string& name, uint32_t type, const Shape& shape, int64_t offset, std::string bytes) {
+  GgufBuilder& tensor_at(const std::string& name, uint32_t type, const Shape& shape, int64_t offset,
+                         std::string bytes) {
     put_text(infos_, name);
     put(infos_, static_cast<uint32_t>(shape.size()));
     for (auto d = shape.rbegin(); d != shape.rend(); ++d) put(infos_, static_cast<uint64_t>(*d));
@@ -141,8 +142,9 @@ class GgufBuilder {
     put(out, tensors_);
     put(out, keys_);
     out += values_ + infos_;
-    if (tensors_ > 0) out.resize((out.size() + static_cast<size_t>(alignment) - 1) / static_cast<size_t>(alignment) *
-                                 static_cast<size_t>(alignment));
+    if (tensors_ > 0)
+      out.resize((out.size() + static_cast<size_t>(alignment) - 1) / static_cast<size_t>(alignment) *
+                 static_cast<size_t>(alignment));
     return out + data_;
   }
 

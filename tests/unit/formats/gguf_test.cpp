@@ -55,14 +55,22 @@ TEST(Gguf, ReadsKeysAndTensors) {
 
 TEST(Gguf, ReadsEveryKindOfScalar) {
   GgufBuilder b;
-  b.scalar<uint8_t>("u8", 0, 200).scalar<int8_t>("i8", 1, -3).scalar<uint16_t>("u16", 2, 60000).scalar<int16_t>("i16", 3, -300);
-  b.scalar<uint32_t>("u32", 4, 4000000000u).scalar<int32_t>("i32", 5, -5).scalar<uint64_t>("u64", 10, 1ull << 40);
-  b.scalar<int64_t>("i64", 11, -(1ll << 40)).scalar<double>("f64", 12, 0.25).scalar<uint64_t>("huge", 10, UINT64_MAX);
+  b.scalar<uint8_t>("u8", 0, 200)
+      .scalar<int8_t>("i8", 1, -3)
+      .scalar<uint16_t>("u16", 2, 60000)
+      .scalar<int16_t>("i16", 3, -300);
+  b.scalar<uint32_t>("u32", 4, 4000000000u)
+      .scalar<int32_t>("i32", 5, -5)
+      .scalar<uint64_t>("u64", 10, 1ull << 40);
+  b.scalar<int64_t>("i64", 11, -(1ll << 40))
+      .scalar<double>("f64", 12, 0.25)
+      .scalar<uint64_t>("huge", 10, UINT64_MAX);
   b.array<double>("reals", 12, {0.5, 1.5});
   TempDir dir;
   const auto file = GgufFile::open(dir.write("t.gguf", b.build()));
-  const std::pair<const char*, int64_t> expected[] = {{"u8", 200},         {"i8", -3},  {"u16", 60000},     {"i16", -300},
-                                                      {"u32", 4000000000}, {"i32", -5}, {"u64", 1ll << 40}, {"i64", -(1ll << 40)}};
+  const std::pair<const char*, int64_t> expected[] = {
+      {"u8", 200},         {"i8", -3},  {"u16", 60000},     {"i16", -300},
+      {"u32", 4000000000}, {"i32", -5}, {"u64", 1ll << 40}, {"i64", -(1ll << 40)}};
   for (const auto& [key, value] : expected) EXPECT_EQ(file->integer(key), value) << key;
   EXPECT_EQ(file->real("f64"), 0.25);
   EXPECT_THAT(file->reals("reals"), ElementsAre(0.5f, 1.5f));
@@ -72,7 +80,8 @@ TEST(Gguf, ReadsEveryKindOfScalar) {
 TEST(Gguf, WrongKindNamesKeyAndBothKinds) {
   TempDir dir;
   const auto file = GgufFile::open(dir.write("t.gguf", small_file().build()));
-  EXPECT_THAT(error_of([&] { file->integer("eps"); }), AllOf(HasSubstr("bad_file"), HasSubstr("'eps'"), HasSubstr("got f32")));
+  EXPECT_THAT(error_of([&] { file->integer("eps"); }),
+              AllOf(HasSubstr("bad_file"), HasSubstr("'eps'"), HasSubstr("got f32")));
   EXPECT_THAT(error_of([&] { file->text("ids"); }), HasSubstr("expected string, got array of i32"));
   EXPECT_THAT(error_of([&] { file->texts("flag"); }), HasSubstr("got bool"));
   EXPECT_THAT(error_of([&] { file->integer("flag"); }), HasSubstr("got bool"));
@@ -99,24 +108,40 @@ TEST(Gguf, RejectsWhatTheFormatForbids) {
       {"nested array", with([](auto& b) { b.template array<uint8_t>("k", 9, {}); }), "bad_file", "nested"},
       {"alignment 0", with([](auto& b) { b.u32("general.alignment", 0); }), "bad_file", "power of two"},
       {"alignment 48", with([](auto& b) { b.u32("general.alignment", 48); }), "bad_file", "power of two"},
-      {"alignment of another kind", with([](auto& b) { b.boolean("general.alignment", true); }), "bad_file", "u32"},
+      {"alignment of another kind", with([](auto& b) { b.boolean("general.alignment", true); }), "bad_file",
+       "u32"},
       {"empty tensor name", with([&](auto& b) { b.tensor("", 0, {1}, f32x1); }), "bad_file", "1 to 63"},
       {"long tensor name", with([&](auto& b) { b.tensor(name64, 0, {1}, f32x1); }), "bad_file", "got 64"},
-      {"five dimensions", with([&](auto& b) { b.tensor("t", 0, {1, 1, 1, 1, 1}, f32x1); }), "bad_file", "at most 4"},
-      {"dimension of 64 bits", with([&](auto& b) { b.tensor("t", 0, {-1}, f32x1); }), "bad_file", "below 2^63"},
-      {"overflowing shape", with([&](auto& b) { b.tensor("t", 0, {1ll << 32, 1ll << 32}, f32x1); }), "bad_file", "overflows"},
-      {"unknown type", with([&](auto& b) { b.tensor("t", 99, {1}, f32x1); }), "unsupported", "'t': unknown ggml type 99"},
-      {"row not of whole blocks", with([&](auto& b) { b.tensor("t", 3, {2, 33}, f32x1); }), "bad_file", "multiple of 32"},
-      {"tensor twice", with([&](auto& b) { b.tensor("t", 0, {1}, f32x1).tensor("t", 0, {1}, f32x1); }), "bad_file", "twice"},
+      {"five dimensions", with([&](auto& b) {
+         b.tensor("t", 0, {1, 1, 1, 1, 1}, f32x1);
+       }),
+       "bad_file", "at most 4"},
+      {"dimension of 64 bits", with([&](auto& b) { b.tensor("t", 0, {-1}, f32x1); }), "bad_file",
+       "below 2^63"},
+      {"overflowing shape", with([&](auto& b) {
+         b.tensor("t", 0, {1ll << 32, 1ll << 32}, f32x1);
+       }),
+       "bad_file", "overflows"},
+      {"unknown type", with([&](auto& b) { b.tensor("t", 99, {1}, f32x1); }), "unsupported",
+       "'t': unknown ggml type 99"},
+      {"row not of whole blocks", with([&](auto& b) {
+         b.tensor("t", 3, {2, 33}, f32x1);
+       }),
+       "bad_file", "multiple of 32"},
+      {"tensor twice", with([&](auto& b) { b.tensor("t", 0, {1}, f32x1).tensor("t", 0, {1}, f32x1); }),
+       "bad_file", "twice"},
       {"gap", with([&](auto& b) { b.tensor_at("t", 0, {1}, 32, f32x1); }), "bad_file", "expected offset 0"},
-      {"overlap", with([&](auto& b) { b.tensor("s", 0, {1}, f32x1).tensor_at("t", 0, {1}, 0, f32x1); }), "bad_file",
-       "expected offset 32"},
-      {"offset of 64 bits", with([&](auto& b) { b.tensor_at("t", 0, {1}, -1, f32x1); }), "bad_file", "below 2^63"},
+      {"overlap", with([&](auto& b) { b.tensor("s", 0, {1}, f32x1).tensor_at("t", 0, {1}, 0, f32x1); }),
+       "bad_file", "expected offset 32"},
+      {"offset of 64 bits", with([&](auto& b) { b.tensor_at("t", 0, {1}, -1, f32x1); }), "bad_file",
+       "below 2^63"},
       {"data missing", with([&](auto& b) { b.tensor("t", 0, {9}, f32x1); }), "bad_file", "truncated"},
   };
   TempDir dir;
   for (const auto& c : cases)
-    EXPECT_THAT(open_error(dir, c.bytes), AllOf(HasSubstr(c.code), HasSubstr("t.gguf"), HasSubstr(c.expected))) << c.what;
+    EXPECT_THAT(open_error(dir, c.bytes),
+                AllOf(HasSubstr(c.code), HasSubstr("t.gguf"), HasSubstr(c.expected)))
+        << c.what;
 }
 
 TEST(Gguf, CountsAreBoundedByTheFile) {
@@ -127,7 +152,8 @@ TEST(Gguf, CountsAreBoundedByTheFile) {
   EXPECT_THAT(open_error(dir, header(UINT64_MAX, 0)), HasSubstr("tensor count"));
   EXPECT_THAT(open_error(dir, header(0, UINT64_MAX)), HasSubstr("key count"));
   // A string and an array that claim more than the file has.
-  EXPECT_THAT(open_error(dir, header(0, 1) + bytes_of<uint64_t>({1ull << 62}) + std::string(64, 'x')), HasSubstr("at offset 24"));
+  EXPECT_THAT(open_error(dir, header(0, 1) + bytes_of<uint64_t>({1ull << 62}) + std::string(64, 'x')),
+              HasSubstr("at offset 24"));
   GgufBuilder b;
   b.array<uint8_t>("k", 12, {}).u32("tail", 0);
   std::string bytes = b.build();
@@ -141,7 +167,8 @@ TEST(Gguf, TruncationAnywhereIsABadFile) {
   TempDir dir;
   const std::string whole = small_file().build();
   ASSERT_EQ(open_error(dir, whole), "");
-  for (size_t n = 0; n < whole.size(); ++n) EXPECT_THAT(open_error(dir, whole.substr(0, n)), HasSubstr("bad_file")) << n;
+  for (size_t n = 0; n < whole.size(); ++n)
+    EXPECT_THAT(open_error(dir, whole.substr(0, n)), HasSubstr("bad_file")) << n;
 }
 
 TEST(Gguf, AnyChangedByteOpensOrIsRefused) {
@@ -152,7 +179,8 @@ TEST(Gguf, AnyChangedByteOpensOrIsRefused) {
       std::string changed = whole;
       changed[i] = c;
       const std::string error = open_error(dir, changed);
-      EXPECT_TRUE(error.empty() || error.starts_with("bad_file") || error.starts_with("unsupported")) << error;
+      EXPECT_TRUE(error.empty() || error.starts_with("bad_file") || error.starts_with("unsupported"))
+          << error;
     }
 }
 
@@ -171,7 +199,8 @@ TEST(Gguf, SplitSetIsOneFile) {
     GgufBuilder b;
     if (no == 0) b.text("general.architecture", "llama");
     b.scalar<uint16_t>("split.no", 2, static_cast<uint16_t>(no)).scalar<uint16_t>("split.count", 2, 2);
-    b.scalar<int32_t>("split.tensors.count", 5, 2).f32_tensor("t" + std::to_string(no), {1}, {static_cast<float>(no)});
+    b.scalar<int32_t>("split.tensors.count", 5, 2)
+        .f32_tensor("t" + std::to_string(no), {1}, {static_cast<float>(no)});
     dir.write("m-0000" + std::to_string(no + 1) + "-of-00002.gguf", b.build());
   }
   for (const char* name : {"m-00001-of-00002.gguf", "m-00002-of-00002.gguf"}) {
@@ -196,7 +225,8 @@ TEST(Gguf, SplitCountsMustAgree) {
 
 std::string from_hex(const std::string& hex) {
   std::string out;
-  for (size_t i = 0; i < hex.size(); i += 2) out += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+  for (size_t i = 0; i < hex.size(); i += 2)
+    out += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
   return out;
 }
 
@@ -222,8 +252,10 @@ TEST(GgmlTypes, UnreadableTypeNamesTensorTypeAndReadableOnes) {
   const GgmlType* type = find_ggml_type("IQ4_XS");
   ASSERT_NE(type, nullptr);
   EXPECT_EQ(type->bits_per_weight(), 4.25);
-  EXPECT_THAT(error_of([&] { dequantize_block_type(*type, nullptr, nullptr, 0, "f.gguf: tensor 'blk.0.attn_q.weight'"); }),
-              AllOf(HasSubstr("unsupported"), HasSubstr("blk.0.attn_q"), HasSubstr("IQ4_XS"), HasSubstr("Q4_1, ")));
+  EXPECT_THAT(
+      error_of(
+          [&] { dequantize_block_type(*type, nullptr, nullptr, 0, "f.gguf: tensor 'blk.0.attn_q.weight'"); }),
+      AllOf(HasSubstr("unsupported"), HasSubstr("blk.0.attn_q"), HasSubstr("IQ4_XS"), HasSubstr("Q4_1, ")));
 }
 
 }  // namespace

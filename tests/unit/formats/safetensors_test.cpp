@@ -40,13 +40,16 @@ TEST(Safetensors, ReadsWhatTheHeaderBuilderWrites) {
     EXPECT_EQ(e->dtype, t.spec.dtype);
     EXPECT_EQ(e->shape, t.spec.shape);
     const Tensor tensor = file->tensor(*e);
-    EXPECT_EQ(std::string(reinterpret_cast<const char*>(tensor.bytes()), static_cast<size_t>(tensor.nbytes())), t.bytes);
+    EXPECT_EQ(
+        std::string(reinterpret_cast<const char*>(tensor.bytes()), static_cast<size_t>(tensor.nbytes())),
+        t.bytes);
   }
   EXPECT_EQ(file->find("absent"), nullptr);
 }
 
 TEST(Safetensors, WriterOrderKeepsEveryTensorAligned) {
-  std::vector<SafetensorsSpec> specs = {{"b", DType::kF16, {3}}, {"c", DType::kI32, {1}}, {"a", DType::kF16, {1}}};
+  std::vector<SafetensorsSpec> specs = {
+      {"b", DType::kF16, {3}}, {"c", DType::kI32, {1}}, {"a", DType::kF16, {1}}};
   sort_for_safetensors(specs);
   EXPECT_EQ(specs[0].name, "c");
   EXPECT_EQ(specs[1].name, "a");
@@ -54,8 +57,12 @@ TEST(Safetensors, WriterOrderKeepsEveryTensorAligned) {
 }
 
 TEST(Safetensors, WriterRefusesNamesNobodyCanRead) {
-  EXPECT_TRUE(throws_code(Code::kBadArgument, [] { safetensors_header({{"x", DType::kU8, {}}, {"x", DType::kU8, {}}}); }));
-  EXPECT_TRUE(throws_code(Code::kBadArgument, [] { safetensors_header({{"__metadata__", DType::kU8, {}}}); }));
+  EXPECT_TRUE(throws_code(Code::kBadArgument, [] {
+    safetensors_header({{"x", DType::kU8, {}}, {"x", DType::kU8, {}}});
+  }));
+  EXPECT_TRUE(throws_code(Code::kBadArgument, [] {
+    safetensors_header({{"__metadata__", DType::kU8, {}}});
+  }));
   EXPECT_TRUE(throws_code(Code::kBadArgument, [] { safetensors_header({{"\xff", DType::kU8, {}}}); }));
 }
 
@@ -67,33 +74,39 @@ TEST(Safetensors, AcceptsWhatTheReferenceAccepts) {
   } cases[] = {
       {"empty object", "{}", 0},
       {"spaces around", "  {}   ", 0},
-      {"unknown keys in an entry", R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":{"y":[1]}}})", 1},
+      {"unknown keys in an entry", R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":{"y":[1]}}})",
+       1},
       {"zero-size dimension", R"({"a":{"dtype":"F32","shape":[0,7],"data_offsets":[0,0]}})", 0},
       {"zero-size tensor between others",
        R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"z":{"dtype":"U8","shape":[0],"data_offsets":[2,2]},)"
-       R"("b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})", 3},
+       R"("b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})",
+       3},
       {"misaligned float",
-       R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})", 5},
+       R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})",
+       5},
       {"six-bit floats", R"({"a":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[0,3]}})", 3},
       {"four-bit floats", R"({"a":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}})", 2},
   };
   TempDir dir;
-  for (const auto& c : cases) EXPECT_EQ(open_error(dir, raw_safetensors(c.json, std::string(c.data, '\0'))), "") << c.what;
+  for (const auto& c : cases)
+    EXPECT_EQ(open_error(dir, raw_safetensors(c.json, std::string(c.data, '\0'))), "") << c.what;
 }
 
 TEST(Safetensors, MisalignedTensorIsCopied) {
   TempDir dir;
   const std::string json =
       R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})";
-  const auto file = SafetensorsFile::open(dir.write("t.safetensors", raw_safetensors(json, "x" + bytes_of<float>({1.5f}))));
+  const auto file =
+      SafetensorsFile::open(dir.write("t.safetensors", raw_safetensors(json, "x" + bytes_of<float>({1.5f}))));
   EXPECT_EQ(file->tensor(*file->find("b")).f32()[0], 1.5f);
 }
 
 TEST(Safetensors, DtypeWithoutTensorTypeIsNamedOnLoad) {
   TempDir dir;
-  const auto file = SafetensorsFile::open(
-      dir.write("t.safetensors", raw_safetensors(R"({"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}})", "x")));
-  EXPECT_THAT(error_of([&] { file->tensor(*file->find("a")); }), AllOf(HasSubstr("unsupported"), HasSubstr("F4")));
+  const auto file = SafetensorsFile::open(dir.write(
+      "t.safetensors", raw_safetensors(R"({"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}})", "x")));
+  EXPECT_THAT(error_of([&] { file->tensor(*file->find("a")); }),
+              AllOf(HasSubstr("unsupported"), HasSubstr("F4")));
 }
 
 TEST(Safetensors, RejectsWhatTheFormatForbids) {
@@ -130,14 +143,15 @@ TEST(Safetensors, RejectsWhatTheFormatForbids) {
       {"trailing bytes", entry("U8", "[1]", "[0,1]"), 2, "1 bytes more"},
       {"missing bytes", entry("U8", "[4]", "[0,4]"), 3, "truncated"},
       {"data without tensors", "{}", 1, "1 bytes more"},
-      {"gap", R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})", 3,
-       "a gap"},
+      {"gap",
+       R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})",
+       3, "a gap"},
       {"overlap",
-       R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})", 3,
-       "an overlap"},
+       R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
+       3, "an overlap"},
       {"same name twice",
-       R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})", 2,
-       "twice"},
+       R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
+       2, "twice"},
   };
   TempDir dir;
   for (const auto& c : cases)
@@ -151,14 +165,16 @@ TEST(Safetensors, HeaderLengthIsBounded) {
   EXPECT_THAT(open_error(dir, bytes_of<uint64_t>({100'000'001})), HasSubstr("expected at most 100000000"));
   EXPECT_THAT(open_error(dir, bytes_of<uint64_t>({UINT64_MAX})), HasSubstr("expected at most 100000000"));
   EXPECT_THAT(open_error(dir, bytes_of<uint64_t>({9, 0})), HasSubstr("got 9"));
-  EXPECT_THAT(open_error(dir, bytes_of<uint64_t>({100000}) + std::string(100000, '[')), HasSubstr("bad_file"));
+  EXPECT_THAT(open_error(dir, bytes_of<uint64_t>({100000}) + std::string(100000, '[')),
+              HasSubstr("bad_file"));
 }
 
 TEST(Safetensors, TruncationAnywhereIsABadFile) {
   TempDir dir;
   const std::string whole = safetensors({f32_tensor("a", {1, 2}, {2}), f32_tensor("b", {3}, {1})});
   ASSERT_EQ(open_error(dir, whole), "");
-  for (size_t n = 0; n < whole.size(); ++n) EXPECT_THAT(open_error(dir, whole.substr(0, n)), HasSubstr("bad_file")) << n;
+  for (size_t n = 0; n < whole.size(); ++n)
+    EXPECT_THAT(open_error(dir, whole.substr(0, n)), HasSubstr("bad_file")) << n;
 }
 
 TEST(Safetensors, AnyChangedByteOpensOrIsABadFile) {
