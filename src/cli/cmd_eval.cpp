@@ -1,0 +1,169 @@
+// awq eval: perplexity of a model, or how far its predictions are from a reference model's, on a text.
+#include <fmt/core.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "base/system.h"
+#include "checkpoint/hub_cache.h"
+#include "checkpoint/tokenizer_source.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "eval/perplexity.h"
+#include "text/protocol.h"
+
+namespace awq::cli {
+namespace {
+
+struct Options {
+  std::string model, task, data = "builtin", protocol = "raw2048", reference, precision = "exact";
+  int64_t limit = 0;  // windows, 0: all
+};
+
+std::shared_ptr<const Model> load(const Context& context, const Options& o, const Checkpoint& checkpoint) {
+  const Precision precision = o.precision == "bf16" ? Precision::kBf16 : Precision::kExact;
+  return Model::load(checkpoint, {precision, context.report});
+}
+
+// A reference that splits text differently would be asked about tokens it means something else by.
+void check_same_tokens(const Options& o, const Checkpoint& reference, const TextSet& text, Protocol protocol,
+                       const std::vector<int32_t>& tokens) {
+  if (protocol_tokens(text, *load_tokenizer(reference), protocol) != tokens)
+    fail(Code::kBadArgument,
+         "{} and {} split {} into different tokens: expected two models with one tokenizer", o.model, o.reference,
+         text.name);
+}
+
+void warn_about_context(const Model& model, const WindowSpec& spec, const std::string& name) {
+  if (const int64_t longest = model.config().max_position; longest > 0 && longest < spec.length)
+    log(Level::kWarning, "{}: made for {} tokens of context, evaluated on windows of {}", name, longest,
+        spec.length);
+}
+
+// Standard error of a mean whose 95 % interval has this half width.
+double standard_error(double ci95) { return ci95 / 1.96; }
+
+nlohmann::ordered_json to_json(const Options& o, const TextSet& text, const Evaluation& e, int64_t tokens,
+                               double seconds) {
+  nlohmann::ordered_json json = {{"schema", "awq.eval/1"},
+                                 {"task", o.task},
+                                 {"model", o.model},
+                                 {"data", o.data},
+                                 {"data_sha256", text.sha256},
+                                 {"protocol", o.protocol},
+                                 {"precision", o.precision},
+                                 {"tokens", tokens},
+                                 {"windows", e.windows},
+                                 {"targets", e.targets},
+                                 {"nll", e.nll},
+                                 {"perplexity", e.perplexity},
+                                 {"perplexity_ci95", e.perplexity_ci95}};
+  if (e.divergence) {
+    const Divergence& d = *e.divergence;
+    json["reference"] = o.reference;
+    json["reference_perplexity"] = d.reference_perplexity;
+    json["kl"] = d.kl;
+    json["kl_ci95"] = d.kl_ci95;
+    json["kl_median"] = d.kl_median;
+    json["kl_p99"] = d.kl_p99;
+    json["kl_max"] = d.kl_max;
+    json["top1_agreement"] = d.top1_agreement;
+    json["top1_agreement_ci95"] = d.top1_agreement_ci95;
+  }
+  json["stderr"] = standard_error(e.divergence ? e.divergence->kl_ci95 : e.perplexity_ci95);
+  json["seconds"] = seconds;
+  return json;
+}
+
+// 302956 -> "302,956"
+std::string grouped(int64_t number) {
+  std::string digits = std::to_string(number);
+  for (auto at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3)
+    digits.insert(static_cast<size_t>(at), ",");
+  return digits;
+}
+
+void print_text(const Options& o, const TextSet& text, const Evaluation& e, double seconds) {
+  if (e.divergence) {
+    const Divergence& d = *e.divergence;
+    print_line(fmt::format("KL          {:.4f} ±{:.4f}   median {:.4f}, 99 % below {:.3f}, largest {:.2f} nats", d.kl,
+                           d.kl_ci95, d.kl_median, d.kl_p99, d.kl_max));
+    print_line(fmt::format("same token  {:.2f} % ±{:.2f}", 100 * d.top1_agreement, 100 * d.top1_agreement_ci95));
+    print_line(fmt::format("perplexity  {:.3f} → {:.3f} ({:+.2f} %)", d.reference_perplexity, e.perplexity,
+                           100 * (e.perplexity / d.reference_perplexity - 1)));
+  } else {
+    print_line(fmt::format("perplexity  {:.3f} ±{:.3f}", e.perplexity, e.perplexity_ci95));
+  }
+  print_line(fmt::format("measured    on {} ({}): {} predictions in {} windows, {}",
+                         o.data == "builtin" ? "the built-in held-out text" : text.name, o.protocol,
+                         grouped(e.targets), e.windows, human_seconds(seconds)));
+}
+
+int run(const Context& context, const Options& o) {
+  const double start = now_seconds();
+  const Protocol protocol = protocol_named(o.protocol);
+  const auto checkpoint = Checkpoint::open(resolve_model(o.model));
+  const auto reference_checkpoint = o.reference.empty() ? nullptr : Checkpoint::open(resolve_model(o.reference));
+  const auto tokenizer = load_tokenizer(*checkpoint);
+  const WindowSpec spec = protocol_windows(protocol, *tokenizer);
+  const TextSet text = load_text(o.data, Builtin::kHeldout);
+  const std::vector<int32_t> tokens = protocol_tokens(text, *tokenizer, protocol);
+  const int64_t length = static_cast<int64_t>(tokens.size());
+  if (length < spec.length)
+    fail(Code::kBadArgument, "--data {}: expected at least {} tokens, one window of {}, got {}", o.data, spec.length,
+         o.protocol, length);
+  if (reference_checkpoint) check_same_tokens(o, *reference_checkpoint, text, protocol, tokens);
+  // Weights come last, so that what is wrong with the rest is said at once.
+  const auto model = load(context, o, *checkpoint);
+  const auto reference = reference_checkpoint ? load(context, o, *reference_checkpoint) : nullptr;
+  warn_about_context(*model, spec, o.model);
+  const Evaluation e = evaluate(*model, reference.get(), tokens, spec, o.limit, context.report);
+  const double seconds = now_seconds() - start;
+  // --limit shortens the text to that many windows.
+  const int64_t used = o.limit > 0 ? std::min(length, o.limit * spec.length) : length;
+  if (context.json)
+    print_json(to_json(o, text, e, used, seconds));
+  else
+    print_text(o, text, e, seconds);
+  return 0;
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app, Context& context) {
+  auto o = std::make_shared<Options>();
+  auto& command = add_command(app, context,
+                              {"eval", "Measure perplexity, or KL to a reference model",
+                               "awq eval ./model --task ppl --data wikitext2.test.raw\n"
+                               "awq eval ./model-awq --task kl --reference ./model"},
+                              [&context, o] { return run(context, *o); });
+  command.add_option("model", o->model, "Hugging Face directory, .gguf file, or org/name in the cache")
+      ->required()
+      ->type_name("MODEL");
+  command.add_option("--task", o->task, "ppl|kl: perplexity, or distance to --reference as well")
+      ->required()
+      ->check(one_of({"ppl", "kl"}))
+      ->type_name("TASK");
+  command.add_option("--reference", o->reference, "the model to compare with (--task kl)")->type_name("MODEL");
+  command
+      .add_option("--data", o->data,
+                  "builtin (held-out text), a text file, a .jsonl ({\"text\": ...}) file, or - for stdin")
+      ->type_name("TEXT");
+  const auto names = protocol_names();
+  command.add_option("--protocol", o->protocol, "raw2048|gptq2048|llamacpp512: how text becomes windows")
+      ->check(one_of({names.begin(), names.end()}))
+      ->type_name("NAME");
+  command.add_option("--limit", o->limit, "use only the first N windows")->check(CLI::Range(1, 1 << 30))->type_name("N");
+  command.add_option("--precision", o->precision, "exact|bf16: fp32 products, or bfloat16 ones where faster")
+      ->check(one_of({"exact", "bf16"}))
+      ->type_name("NAME");
+  command.parse_complete_callback([o] {
+    if (o->task == "kl" && o->reference.empty())
+      throw CLI::ValidationError("--task kl", "needs --reference MODEL, the model to compare with");
+    if (o->task == "ppl" && !o->reference.empty())
+      throw CLI::ValidationError("--reference", "is for --task kl");
+  });
+}
+
+}  // namespace awq::cli
