@@ -1,5 +1,5 @@
-// Token ids to text as they are generated. Bytes that may still become part of a character are held back, so that
-// every piece handed out is valid UTF-8 and never has to be taken back.
+// Token ids to text as they are generated. Bytes that may still become part of a character are held back, so
+// that every piece handed out is valid UTF-8 and never has to be taken back.
 #pragma once
 #include <cstdint>
 #include <memory>

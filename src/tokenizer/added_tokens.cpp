@@ -73,7 +73,8 @@ bool AddedTokenMatcher::stands_alone(std::string_view text, size_t begin, size_t
 
 std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::split(std::string_view text) const {
   std::vector<Segment> out;
-  size_t done = 0, space_end = 0;  // space_end: of the last run of space looked at, so that none is read twice
+  size_t done = 0,
+         space_end = 0;  // space_end: of the last run of space looked at, so that none is read twice
   for (size_t pos = 0; pos < text.size();) {
     size_t end = 0;
     const AddedToken* token =
@@ -88,7 +89,8 @@ std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::split(std::string_vie
     if (token->lstrip) begin = std::max(done, space_before(text, done, begin));
     if (token->rstrip) space_end = end = end <= space_end ? space_end : space_after(text, end);
     if (begin > done) out.push_back({-1, text.substr(done, begin - done)});
-    // Where an earlier rstrip took the whole match, lstrip leaves nothing of it, and the token does not count.
+    // Where an earlier rstrip took the whole match, lstrip leaves nothing of it, and the token does not
+    // count.
     if (begin < end) out.push_back({token->id, text.substr(begin, end - begin)});
     done = end;
   }

@@ -1,4 +1,5 @@
-// Added and special tokens are looked for in the text before anything else; what lies between goes to the model.
+// Added and special tokens are looked for in the text before anything else; what lies between goes to the
+// model.
 #pragma once
 #include <array>
 #include <cstdint>

@@ -53,7 +53,8 @@ Bpe::Bpe(const BpeSpec& spec, const std::string& where)
   for (const auto& [token, id] : spec.vocab) ids_[token] = id;
   const auto need = [&](const std::string& token, size_t rank) {
     const auto id = id_of(token);
-    if (!id) fail(Code::kBadFile, "{}: merge {}: expected tokens of the vocabulary, got '{}'", where, rank, token);
+    if (!id)
+      fail(Code::kBadFile, "{}: merge {}: expected tokens of the vocabulary, got '{}'", where, rank, token);
     return *id;
   };
   for (size_t rank = 0; rank < spec.merges.size(); ++rank) {
@@ -150,8 +151,8 @@ void Bpe::merge(std::vector<Symbol>& symbols) const {
     heap.pop_back();
     Symbol& left = symbols[top.left];
     if (left.id < 0) continue;
-    // The neighbours may have changed since. As in `tokenizers`, a pair that makes the same token still counts,
-    // at the rank it was noted with.
+    // The neighbours may have changed since. As in `tokenizers`, a pair that makes the same token still
+    // counts, at the rank it was noted with.
     const auto now = candidate(top.left);
     if (!now || now->id != top.id) continue;
     const int32_t gone = left.next;

@@ -1,5 +1,5 @@
-// Byte pair encoding (Sennrich et al. 2016): a word starts as its characters (or bytes); the adjacent pair that comes
-// first in the list of merges is joined, the leftmost first, until no pair is in the list.
+// Byte pair encoding (Sennrich et al. 2016): a word starts as its characters (or bytes); the adjacent pair
+// that comes first in the list of merges is joined, the leftmost first, until no pair is in the list.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -44,8 +44,8 @@ class Bpe {
   // kBadFile: an id twice, a merge of tokens that are not in the vocabulary.
   Bpe(const BpeSpec& spec, const std::string& where);
 
-  // Appends the ids of one word. `raw_bytes`: bytes that the byte-level alphabet stands for; otherwise UTF-8 text.
-  // Time grows as n log n in the length of the word.
+  // Appends the ids of one word. `raw_bytes`: bytes that the byte-level alphabet stands for; otherwise UTF-8
+  // text. Time grows as n log n in the length of the word.
   void encode_word(std::string_view word, bool raw_bytes, std::vector<int32_t>& ids) const;
 
   std::optional<int32_t> id_of(std::string_view token) const;

@@ -31,7 +31,8 @@ std::vector<std::string> join_fallback_bytes(const std::vector<std::string>& tok
     if (is_valid_utf8(bytes)) {
       out.push_back(bytes);
     } else {
-      for (size_t i = 0; i < bytes.size(); ++i) out.emplace_back("\xEF\xBF\xBD");  // U+FFFD for each byte of the run
+      for (size_t i = 0; i < bytes.size(); ++i)
+        out.emplace_back("\xEF\xBF\xBD");  // U+FFFD for each byte of the run
     }
     bytes.clear();
   };
@@ -86,16 +87,22 @@ std::string Decoder::decode(std::vector<std::string> tokens) const {
       }
       case DecoderKind::kReplace:
         for (std::string& token : tokens)
-          token = replace_all(token, s.pattern.text, step.regex.empty() ? nullptr : &step.regex[0], s.content);
+          token =
+              replace_all(token, s.pattern.text, step.regex.empty() ? nullptr : &step.regex[0], s.content);
         break;
-      case DecoderKind::kByteFallback: tokens = join_fallback_bytes(tokens); break;
-      case DecoderKind::kFuse: tokens.assign(1, joined(tokens, "")); break;
+      case DecoderKind::kByteFallback:
+        tokens = join_fallback_bytes(tokens);
+        break;
+      case DecoderKind::kFuse:
+        tokens.assign(1, joined(tokens, ""));
+        break;
       case DecoderKind::kStrip:
         for (std::string& token : tokens) token = stripped(token, s);
         break;
       case DecoderKind::kMetaspace:
         for (size_t i = 0; i < tokens.size(); ++i) {
-          const bool drop = i == 0 && s.prepend_scheme != PrependScheme::kNever;  // all of them, as `tokenizers` does
+          const bool drop =
+              i == 0 && s.prepend_scheme != PrependScheme::kNever;  // all of them, as `tokenizers` does
           tokens[i] = replace_all(tokens[i], s.content, nullptr, drop ? "" : " ");
         }
         break;
@@ -109,16 +116,22 @@ std::string Decoder::token_bytes(std::string_view token) const {
   for (const Step& step : steps_) {
     const DecoderStep& s = step.spec;
     switch (s.kind) {
-      case DecoderKind::kByteLevel: return from_byte_level(bytes);
+      case DecoderKind::kByteLevel:
+        return from_byte_level(bytes);
       case DecoderKind::kReplace:
         bytes = replace_all(bytes, s.pattern.text, step.regex.empty() ? nullptr : &step.regex[0], s.content);
         break;
       case DecoderKind::kByteFallback:
         if (const int byte = fallback_byte(bytes); byte >= 0) return std::string(1, static_cast<char>(byte));
         break;
-      case DecoderKind::kFuse: return bytes;  // what follows concerns the ends of the whole text
-      case DecoderKind::kStrip: bytes = stripped(bytes, s); break;
-      case DecoderKind::kMetaspace: bytes = replace_all(bytes, s.content, nullptr, " "); break;
+      case DecoderKind::kFuse:
+        return bytes;  // what follows concerns the ends of the whole text
+      case DecoderKind::kStrip:
+        bytes = stripped(bytes, s);
+        break;
+      case DecoderKind::kMetaspace:
+        bytes = replace_all(bytes, s.content, nullptr, " ");
+        break;
     }
   }
   return bytes;

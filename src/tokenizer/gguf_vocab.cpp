@@ -1,6 +1,6 @@
-// GGUF vocabulary -> TokenizerSpec. GGUF names the pre-tokenizer instead of spelling it out; the table below spells
-// out what the tokenizer.json published with those models says. Sources: the models' tokenizer.json files and
-// llama.cpp's list of names (src/llama-vocab.cpp).
+// GGUF vocabulary -> TokenizerSpec. GGUF names the pre-tokenizer instead of spelling it out; the table below
+// spells out what the tokenizer.json published with those models says. Sources: the models' tokenizer.json
+// files and llama.cpp's list of names (src/llama-vocab.cpp).
 #include <algorithm>
 #include <array>
 #include <unordered_map>
@@ -62,19 +62,22 @@ Steps qwen2_steps() { return {split(kQwen2Pattern), byte_level(false)}; }
 Steps qwen35_steps() { return {split(kQwen35Pattern), byte_level(false)}; }
 Steps tekken_steps() { return {split(kTekkenPattern), byte_level(false)}; }
 Steps gpt4o_steps() { return {split(kGpt4oPattern), byte_level(false)}; }
-Steps falcon_steps() { return {punctuation_runs(), byte_level(true), digits(false), split("[0-9][0-9][0-9]")}; }
+Steps falcon_steps() {
+  return {punctuation_runs(), byte_level(true), digits(false), split("[0-9][0-9][0-9]")};
+}
 Steps deepseek_coder_steps() {
   return {split(R"([\r\n])"), split(R"(\s?\p{L}+)"), split(R"(\s?\p{P}+)"), split("[一-龥ࠀ-一가-퟿]+"),
           digits(true),       byte_level(false)};
 }
 Steps deepseek3_steps() {
-  return {split(R"(\p{N}{1,3})"), split("[一-龥぀-ゟ゠-ヿ]+"), split(kDeepseek3Pattern), byte_level(false)};
+  return {split(R"(\p{N}{1,3})"), split("[一-龥぀-ゟ゠-ヿ]+"), split(kDeepseek3Pattern),
+          byte_level(false)};
 }
 // What llama.cpp does for files that name no pre-tokenizer of their own.
 Steps default_steps() {
   return {split(R"([\p{P}\$\+<=>\^~\|]+)"),
-          split(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))"), split(R"(\p{N}+)"),
-          split("[0-9][0-9][0-9]"), byte_level(false)};
+          split(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))"),
+          split(R"(\p{N}+)"), split("[0-9][0-9][0-9]"), byte_level(false)};
 }
 
 struct PreName {
@@ -115,27 +118,32 @@ const PreName& find_pre(const std::string& name, const std::string& where) {
     if (name == p.name) return p;
   std::string known;
   for (const PreName& p : kPreNames) known += (known.empty() ? "" : ", ") + std::string(p.name);
-  fail(Code::kUnsupported, "{}: tokenizer.ggml.pre '{}' is not supported (supported: {})", where, name, known);
+  fail(Code::kUnsupported, "{}: tokenizer.ggml.pre '{}' is not supported (supported: {})", where, name,
+       known);
 }
 
-// A space separates the two tokens; the byte-level alphabet has none, so the first one after a character is it.
-std::pair<std::string, std::string> split_merge(const std::string& merge, size_t rank, const std::string& where) {
+// A space separates the two tokens; the byte-level alphabet has none, so the first one after a character is
+// it.
+std::pair<std::string, std::string> split_merge(const std::string& merge, size_t rank,
+                                                const std::string& where) {
   const size_t space = merge.find(' ', 1);
   if (space == std::string::npos || space + 1 == merge.size())
     fail(Code::kBadFile, "{}: tokenizer.ggml.merges[{}]: expected two tokens, got '{}'", where, rank, merge);
   return {merge.substr(0, space), merge.substr(space + 1)};
 }
 
-int32_t checked_id(std::optional<int32_t> id, const char* key, const GgufVocab& vocab, const std::string& where) {
+int32_t checked_id(std::optional<int32_t> id, const char* key, const GgufVocab& vocab,
+                   const std::string& where) {
   if (!id || *id < 0 || static_cast<size_t>(*id) >= vocab.tokens.size())
-    fail(Code::kBadFile, "{}: tokenizer.ggml.{}: expected an id below {}, got {}", where, key, vocab.tokens.size(),
-         id ? std::to_string(*id) : "none");
+    fail(Code::kBadFile, "{}: tokenizer.ggml.{}: expected an id below {}, got {}", where, key,
+         vocab.tokens.size(), id ? std::to_string(*id) : "none");
   return *id;
 }
 
 void check_vocab(const GgufVocab& vocab, const std::string& where) {
   if (vocab.model != "gpt2")
-    fail(Code::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported (supported: gpt2, byte-level BPE)", where,
+    fail(Code::kUnsupported,
+         "{}: tokenizer.ggml.model '{}' is not supported (supported: gpt2, byte-level BPE)", where,
          vocab.model);
   if (vocab.tokens.empty() || vocab.tokens.size() > INT32_MAX)
     fail(Code::kBadFile, "{}: tokenizer.ggml.tokens: expected tokens, got {}", where, vocab.tokens.size());
@@ -146,11 +154,13 @@ void check_vocab(const GgufVocab& vocab, const std::string& where) {
   seen.reserve(vocab.tokens.size());
   for (size_t id = 0; id < vocab.tokens.size(); ++id) {
     const std::string& token = vocab.tokens[id];
-    if (!is_valid_utf8(token)) fail(Code::kBadFile, "{}: tokenizer.ggml.tokens[{}]: expected UTF-8", where, id);
+    if (!is_valid_utf8(token))
+      fail(Code::kBadFile, "{}: tokenizer.ggml.tokens[{}]: expected UTF-8", where, id);
     const auto [it, fresh] = seen.try_emplace(token, id);
     if (!fresh)
-      fail(Code::kBadFile, "{}: tokenizer.ggml.tokens[{}]: expected a token of its own, got '{}' like token {}", where,
-           id, token, it->second);
+      fail(Code::kBadFile,
+           "{}: tokenizer.ggml.tokens[{}]: expected a token of its own, got '{}' like token {}", where, id,
+           token, it->second);
   }
 }
 
@@ -181,7 +191,8 @@ TokenizerSpec spec_from_gguf(const GgufVocab& vocab, const std::string& where) {
   PostStep around;
   if (vocab.add_bos.value_or(pre.add_bos && vocab.bos.has_value()))
     around.before.push_back(checked_id(vocab.bos, "bos_token_id", vocab, where));
-  if (vocab.add_eos.value_or(false)) around.after.push_back(checked_id(vocab.eos, "eos_token_id", vocab, where));
+  if (vocab.add_eos.value_or(false))
+    around.after.push_back(checked_id(vocab.eos, "eos_token_id", vocab, where));
   if (!around.before.empty() || !around.after.empty()) spec.post_processor.push_back(std::move(around));
   return spec;
 }

@@ -52,7 +52,8 @@ Normalizer::Normalizer(const std::vector<NormalizerStep>& steps, const std::stri
   for (const NormalizerStep& s : steps) {
     Step& step = steps_.emplace_back();
     step.spec = s;
-    if (s.kind == NormalizerKind::kReplace && s.pattern.is_regex) step.pattern.emplace_back(s.pattern.text, where);
+    if (s.kind == NormalizerKind::kReplace && s.pattern.is_regex)
+      step.pattern.emplace_back(s.pattern.text, where);
   }
 }
 
@@ -61,19 +62,34 @@ std::string Normalizer::apply(std::string_view text) const {
   for (const Step& step : steps_) {
     const NormalizerStep& s = step.spec;
     switch (s.kind) {
-      case NormalizerKind::kNfc: current = normalize_unicode(current, NormalForm::kNfc); break;
-      case NormalizerKind::kNfd: current = normalize_unicode(current, NormalForm::kNfd); break;
-      case NormalizerKind::kNfkc: current = normalize_unicode(current, NormalForm::kNfkc); break;
-      case NormalizerKind::kNfkd: current = normalize_unicode(current, NormalForm::kNfkd); break;
-      case NormalizerKind::kLowercase: current = lowercase_unicode(current); break;
+      case NormalizerKind::kNfc:
+        current = normalize_unicode(current, NormalForm::kNfc);
+        break;
+      case NormalizerKind::kNfd:
+        current = normalize_unicode(current, NormalForm::kNfd);
+        break;
+      case NormalizerKind::kNfkc:
+        current = normalize_unicode(current, NormalForm::kNfkc);
+        break;
+      case NormalizerKind::kNfkd:
+        current = normalize_unicode(current, NormalForm::kNfkd);
+        break;
+      case NormalizerKind::kLowercase:
+        current = lowercase_unicode(current);
+        break;
       case NormalizerKind::kPrepend:
         if (!current.empty()) current.insert(0, s.content);
         break;
       case NormalizerKind::kReplace:
-        current = replace_all(current, s.pattern.text, step.pattern.empty() ? nullptr : &step.pattern[0], s.content);
+        current = replace_all(current, s.pattern.text, step.pattern.empty() ? nullptr : &step.pattern[0],
+                              s.content);
         break;
-      case NormalizerKind::kStrip: current = std::string(strip(current, s.strip_left, s.strip_right)); break;
-      case NormalizerKind::kByteLevel: current = to_byte_level(current); break;
+      case NormalizerKind::kStrip:
+        current = std::string(strip(current, s.strip_left, s.strip_right));
+        break;
+      case NormalizerKind::kByteLevel:
+        current = to_byte_level(current);
+        break;
     }
   }
   return current;

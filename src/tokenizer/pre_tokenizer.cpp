@@ -86,13 +86,15 @@ std::vector<Part> merge_parts(const std::vector<Part>& parts, Opens opens) {
 std::vector<Part> behave(std::vector<Part> parts, SplitBehavior behavior) {
   const auto match_at = [&](size_t i) { return i < parts.size() && parts[i].is_match; };
   switch (behavior) {
-    case SplitBehavior::kIsolated: return parts;
+    case SplitBehavior::kIsolated:
+      return parts;
     case SplitBehavior::kRemoved:
       std::erase_if(parts, [](const Part& p) { return p.is_match; });
       return parts;
     case SplitBehavior::kContiguous:
       return merge_parts(parts, [&](size_t i) { return match_at(i) != match_at(i - 1); });
-    case SplitBehavior::kMergedWithPrevious:  // a match joins what is before it, unless that is a match as well
+    case SplitBehavior::kMergedWithPrevious:  // a match joins what is before it, unless that is a match as
+                                              // well
       return merge_parts(parts, [&](size_t i) { return !match_at(i) || match_at(i - 1); });
     case SplitBehavior::kMergedWithNext:
       return merge_parts(parts, [&](size_t i) { return !match_at(i - 1) || match_at(i); });
@@ -103,13 +105,15 @@ std::vector<Part> behave(std::vector<Part> parts, SplitBehavior behavior) {
 void append_parts(const std::vector<Part>& parts, const Piece& piece, std::vector<Piece>& out) {
   for (const Part& p : parts) {
     if (p.span.empty()) continue;
-    out.push_back({piece.text.substr(p.span.begin, p.span.end - p.span.begin), piece.at_start && p.span.begin == 0});
+    out.push_back(
+        {piece.text.substr(p.span.begin, p.span.end - p.span.begin), piece.at_start && p.span.begin == 0});
   }
 }
 
 bool needs_prefix(const PreTokenizerStep& s, bool at_start, std::string_view text) {
   if (text.starts_with(s.replacement)) return false;
-  return s.prepend_scheme == PrependScheme::kAlways || (s.prepend_scheme == PrependScheme::kFirst && at_start);
+  return s.prepend_scheme == PrependScheme::kAlways ||
+         (s.prepend_scheme == PrependScheme::kFirst && at_start);
 }
 
 }  // namespace
@@ -125,17 +129,21 @@ PreTokenizer::PreTokenizer(const std::vector<PreTokenizerStep>& steps, const std
       case PreTokenizerKind::kSplit:
         step.regex.emplace_back(s.pattern.is_regex ? s.pattern.text : escape_regex(s.pattern.text), where);
         break;
-      case PreTokenizerKind::kPunctuation: step.regex.emplace_back(kPunctuationPattern, where); break;
+      case PreTokenizerKind::kPunctuation:
+        step.regex.emplace_back(kPunctuationPattern, where);
+        break;
       case PreTokenizerKind::kDigits:
       case PreTokenizerKind::kWhitespace:
       case PreTokenizerKind::kWhitespaceSplit:
-      case PreTokenizerKind::kMetaspace: break;
+      case PreTokenizerKind::kMetaspace:
+        break;
     }
   }
   byte_level_ = !steps.empty() && steps.back().kind == PreTokenizerKind::kByteLevel;
 }
 
-std::vector<Piece> PreTokenizer::split(std::string_view text, bool at_start, std::deque<std::string>& owned) const {
+std::vector<Piece> PreTokenizer::split(std::string_view text, bool at_start,
+                                       std::deque<std::string>& owned) const {
   std::vector<Piece> pieces, next;
   if (!text.empty()) pieces.push_back({text, at_start});
   for (size_t i = 0; i < steps_.size(); ++i) {
@@ -153,7 +161,8 @@ void PreTokenizer::apply(const Step& step, bool last, const Piece& piece, std::v
   switch (s.kind) {
     case PreTokenizerKind::kByteLevel: {
       Piece p = piece;
-      if (s.add_prefix_space && !p.text.starts_with(' ')) p.text = owned.emplace_back(" " + std::string(p.text));
+      if (s.add_prefix_space && !p.text.starts_with(' '))
+        p.text = owned.emplace_back(" " + std::string(p.text));
       const size_t first = out.size();
       if (s.use_regex) {
         append_parts(regex_parts(step.regex[0], p.text), p, out);
@@ -161,7 +170,8 @@ void PreTokenizer::apply(const Step& step, bool last, const Piece& piece, std::v
         out.push_back(p);
       }
       if (last) return;  // BPE takes the raw bytes
-      for (size_t i = first; i < out.size(); ++i) out[i].text = owned.emplace_back(to_byte_level(out[i].text));
+      for (size_t i = first; i < out.size(); ++i)
+        out[i].text = owned.emplace_back(to_byte_level(out[i].text));
       return;
     }
     case PreTokenizerKind::kSplit: {
@@ -182,7 +192,8 @@ void PreTokenizer::apply(const Step& step, bool last, const Piece& piece, std::v
       }
       return;
     case PreTokenizerKind::kWhitespaceSplit:
-      return append_parts(behave(char_parts(piece.text, is_white_space), SplitBehavior::kRemoved), piece, out);
+      return append_parts(behave(char_parts(piece.text, is_white_space), SplitBehavior::kRemoved), piece,
+                          out);
     case PreTokenizerKind::kPunctuation:
       return append_parts(behave(regex_parts(step.regex[0], piece.text), s.behavior), piece, out);
     case PreTokenizerKind::kMetaspace: {
@@ -192,8 +203,9 @@ void PreTokenizer::apply(const Step& step, bool last, const Piece& piece, std::v
       if (!s.split) return out.push_back(p);
       size_t pos = 0;
       const char32_t mark = next_code_point(s.replacement, pos);
-      return append_parts(
-          behave(char_parts(p.text, [mark](char32_t c) { return c == mark; }), SplitBehavior::kMergedWithNext), p, out);
+      return append_parts(behave(char_parts(p.text, [mark](char32_t c) { return c == mark; }),
+                                 SplitBehavior::kMergedWithNext),
+                          p, out);
     }
   }
 }

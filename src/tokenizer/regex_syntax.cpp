@@ -28,22 +28,49 @@ constexpr std::string_view kHex = "0-9a-fA-F";
 struct LongName {
   std::string_view long_name, short_name;
 };
-constexpr std::array<LongName, 37> kCategoryNames{{
-    {"other", "C"}, {"control", "Cc"}, {"format", "Cf"}, {"unassigned", "Cn"}, {"privateuse", "Co"},
-    {"surrogate", "Cs"}, {"letter", "L"}, {"lowercaseletter", "Ll"}, {"modifierletter", "Lm"},
-    {"otherletter", "Lo"}, {"titlecaseletter", "Lt"}, {"uppercaseletter", "Lu"}, {"mark", "M"},
-    {"spacingmark", "Mc"}, {"enclosingmark", "Me"}, {"nonspacingmark", "Mn"}, {"number", "N"},
-    {"decimalnumber", "Nd"}, {"letternumber", "Nl"}, {"othernumber", "No"}, {"punctuation", "P"},
-    {"connectorpunctuation", "Pc"}, {"dashpunctuation", "Pd"}, {"closepunctuation", "Pe"},
-    {"finalpunctuation", "Pf"}, {"initialpunctuation", "Pi"}, {"otherpunctuation", "Po"},
-    {"openpunctuation", "Ps"}, {"symbol", "S"}, {"currencysymbol", "Sc"}, {"modifiersymbol", "Sk"},
-    {"mathsymbol", "Sm"}, {"othersymbol", "So"}, {"separator", "Z"}, {"lineseparator", "Zl"},
-    {"paragraphseparator", "Zp"}, {"spaceseparator", "Zs"}}};
+constexpr std::array<LongName, 37> kCategoryNames{{{"other", "C"},
+                                                   {"control", "Cc"},
+                                                   {"format", "Cf"},
+                                                   {"unassigned", "Cn"},
+                                                   {"privateuse", "Co"},
+                                                   {"surrogate", "Cs"},
+                                                   {"letter", "L"},
+                                                   {"lowercaseletter", "Ll"},
+                                                   {"modifierletter", "Lm"},
+                                                   {"otherletter", "Lo"},
+                                                   {"titlecaseletter", "Lt"},
+                                                   {"uppercaseletter", "Lu"},
+                                                   {"mark", "M"},
+                                                   {"spacingmark", "Mc"},
+                                                   {"enclosingmark", "Me"},
+                                                   {"nonspacingmark", "Mn"},
+                                                   {"number", "N"},
+                                                   {"decimalnumber", "Nd"},
+                                                   {"letternumber", "Nl"},
+                                                   {"othernumber", "No"},
+                                                   {"punctuation", "P"},
+                                                   {"connectorpunctuation", "Pc"},
+                                                   {"dashpunctuation", "Pd"},
+                                                   {"closepunctuation", "Pe"},
+                                                   {"finalpunctuation", "Pf"},
+                                                   {"initialpunctuation", "Pi"},
+                                                   {"otherpunctuation", "Po"},
+                                                   {"openpunctuation", "Ps"},
+                                                   {"symbol", "S"},
+                                                   {"currencysymbol", "Sc"},
+                                                   {"modifiersymbol", "Sk"},
+                                                   {"mathsymbol", "Sm"},
+                                                   {"othersymbol", "So"},
+                                                   {"separator", "Z"},
+                                                   {"lineseparator", "Zl"},
+                                                   {"paragraphseparator", "Zp"},
+                                                   {"spaceseparator", "Zs"}}};
 
 std::string property_name(std::string_view name) {
   std::string key;
   for (const char c : name)
-    if (c != ' ' && c != '_' && c != '-') key += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    if (c != ' ' && c != '_' && c != '-')
+      key += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   for (const LongName& n : kCategoryNames) {
     std::string lower(n.short_name);
     lower[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(lower[0])));
@@ -64,7 +91,8 @@ class Translator {
 
  private:
   [[noreturn]] void refuse(std::string_view what) const {
-    fail(Code::kUnsupported, "{}: regular expression '{}': {} at byte {} is not supported", where_, in_, what, pos_);
+    fail(Code::kUnsupported, "{}: regular expression '{}': {} at byte {} is not supported", where_, in_, what,
+         pos_);
   }
   bool at(std::string_view text) const { return in_.substr(pos_).starts_with(text); }
   void copy(size_t n) {
@@ -82,7 +110,9 @@ class Translator {
         atom_ = out_.size();
         char_class();
         break;
-      case '(': open_group(); break;
+      case '(':
+        open_group();
+        break;
       case ')':
         if (!groups_.empty()) {
           atom_ = groups_.back();
@@ -90,7 +120,9 @@ class Translator {
         }
         copy(1);
         break;
-      case '{': interval(); break;
+      case '{':
+        interval();
+        break;
       case '*':
       case '+':
       case '?':
@@ -186,13 +218,23 @@ class Translator {
     pos_ += 2;
     const std::string word = "[" + std::string(kLoneWord) + "]";
     switch (c) {
-      case 's': return set(kSpace, false, in_class);
-      case 'S': return in_class ? set(kNotSpace, false, true) : set(kSpace, true, false);
-      case 'w': return set(in_class ? kWord : kLoneWord, false, in_class);
-      case 'd': out_ += "\\p{Nd}"; return;
-      case 'D': out_ += "\\P{Nd}"; return;
-      case 'h': return set(kHex, false, in_class);
-      case 'v': out_ += "\\x0b"; return;
+      case 's':
+        return set(kSpace, false, in_class);
+      case 'S':
+        return in_class ? set(kNotSpace, false, true) : set(kSpace, true, false);
+      case 'w':
+        return set(in_class ? kWord : kLoneWord, false, in_class);
+      case 'd':
+        out_ += "\\p{Nd}";
+        return;
+      case 'D':
+        out_ += "\\P{Nd}";
+        return;
+      case 'h':
+        return set(kHex, false, in_class);
+      case 'v':
+        out_ += "\\x0b";
+        return;
       case 'b':
         if (in_class) {
           out_ += "\\x08";
@@ -205,10 +247,14 @@ class Translator {
       case 'r':
       case 'f':
       case 'a':
-      case 'e': out_ += {'\\', c}; return;
+      case 'e':
+        out_ += {'\\', c};
+        return;
       case 'x':
-      case 'u': return code_point(c);
-      default: break;
+      case 'u':
+        return code_point(c);
+      default:
+        break;
     }
     if (!in_class) {
       if (c == 'W') return set(kLoneWord, true, false);
@@ -240,7 +286,8 @@ class Translator {
       pos_ = end + 1;
     } else {
       const size_t most = kind == 'x' ? 2 : 4;
-      while (digits.size() < most && pos_ < in_.size() && std::isxdigit(static_cast<unsigned char>(in_[pos_])))
+      while (digits.size() < most && pos_ < in_.size() &&
+             std::isxdigit(static_cast<unsigned char>(in_[pos_])))
         digits += in_[pos_++];
       if (kind == 'x' && digits.size() == 2 && digits[0] >= '8') refuse("a byte escape beyond ASCII");
       if (kind == 'u' && digits.size() != 4) refuse("an incomplete '\\u'");

@@ -57,8 +57,9 @@ struct PostStep {
 enum class DecoderKind { kByteLevel, kReplace, kByteFallback, kFuse, kStrip, kMetaspace };
 struct DecoderStep {
   DecoderKind kind;
-  SplitPattern pattern;         // kReplace
-  std::string content;          // kReplace: the replacement; kStrip: the character stripped; kMetaspace: stands for ' '
+  SplitPattern pattern;  // kReplace
+  std::string
+      content;  // kReplace: the replacement; kStrip: the character stripped; kMetaspace: stands for ' '
   int64_t start = 0, stop = 0;  // kStrip: at most so many at the start and at the end of each token
   PrependScheme prepend_scheme = PrependScheme::kAlways;
 };

@@ -1,4 +1,5 @@
-// tokenizer.json -> TokenizerSpec. The format is defined by the serializers of the Hugging Face `tokenizers` library.
+// tokenizer.json -> TokenizerSpec. The format is defined by the serializers of the Hugging Face `tokenizers`
+// library.
 #include <simdjson.h>
 
 #include <algorithm>
@@ -79,7 +80,8 @@ class Node {
   }
   Node at(std::string_view key) const {
     if (auto n = find(key)) return *n;
-    fail(Code::kBadFile, "{}: {}: expected a field '{}', got none", *where_, path_.empty() ? "top level" : path_, key);
+    fail(Code::kBadFile, "{}: {}: expected a field '{}', got none", *where_,
+         path_.empty() ? "top level" : path_, key);
   }
   bool flag(std::string_view key, bool otherwise) const {
     const auto n = find(key);
@@ -103,12 +105,18 @@ class Node {
  private:
   std::string kind() const {
     switch (value_.type()) {
-      case element_type::ARRAY: return "an array";
-      case element_type::OBJECT: return "an object";
-      case element_type::STRING: return "a string";
-      case element_type::BOOL: return "true or false";
-      case element_type::NULL_VALUE: return "null";
-      default: return simdjson::minify(value_);
+      case element_type::ARRAY:
+        return "an array";
+      case element_type::OBJECT:
+        return "an object";
+      case element_type::STRING:
+        return "a string";
+      case element_type::BOOL:
+        return "true or false";
+      case element_type::NULL_VALUE:
+        return "null";
+      default:
+        return simdjson::minify(value_);
     }
   }
   element value_;
@@ -164,11 +172,12 @@ constexpr std::array<Named<PreTokenizerKind>, 7> kPreTokenizers{
      {"Punctuation", PreTokenizerKind::kPunctuation},
      {"Metaspace", PreTokenizerKind::kMetaspace}}};
 
-constexpr std::array<Named<SplitBehavior>, 5> kBehaviors{{{"Isolated", SplitBehavior::kIsolated},
-                                                          {"Removed", SplitBehavior::kRemoved},
-                                                          {"MergedWithPrevious", SplitBehavior::kMergedWithPrevious},
-                                                          {"MergedWithNext", SplitBehavior::kMergedWithNext},
-                                                          {"Contiguous", SplitBehavior::kContiguous}}};
+constexpr std::array<Named<SplitBehavior>, 5> kBehaviors{
+    {{"Isolated", SplitBehavior::kIsolated},
+     {"Removed", SplitBehavior::kRemoved},
+     {"MergedWithPrevious", SplitBehavior::kMergedWithPrevious},
+     {"MergedWithNext", SplitBehavior::kMergedWithNext},
+     {"Contiguous", SplitBehavior::kContiguous}}};
 
 constexpr std::array<Named<PrependScheme>, 3> kPrependSchemes{
     {{"always", PrependScheme::kAlways}, {"first", PrependScheme::kFirst}, {"never", PrependScheme::kNever}}};
@@ -202,14 +211,17 @@ PreTokenizerStep read_pre_tokenizer(const Node& n) {
     case PreTokenizerKind::kPunctuation:
       if (const auto behavior = n.find("behavior")) s.behavior = behavior->choose(kBehaviors, "behavior");
       break;
-    case PreTokenizerKind::kDigits: s.individual_digits = n.flag("individual_digits", false); break;
+    case PreTokenizerKind::kDigits:
+      s.individual_digits = n.flag("individual_digits", false);
+      break;
     case PreTokenizerKind::kMetaspace:
       s.replacement = read_character(n.at("replacement"));
       s.prepend_scheme = read_prepend_scheme(n);
       s.split = n.flag("split", true);
       break;
     case PreTokenizerKind::kWhitespace:
-    case PreTokenizerKind::kWhitespaceSplit: break;
+    case PreTokenizerKind::kWhitespaceSplit:
+      break;
   }
   return s;
 }
@@ -306,7 +318,8 @@ BpeSpec read_model(const Node& n) {
   // Files from before 2020 leave the type out; only BPE has merges.
   if (const auto type = n.find("type"); type && type->as_string() != "BPE")
     type->unsupported(fmt::format("model '{}'", type->as_string()), "BPE");
-  for (const std::string_view key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) refuse_if_set(n, key);
+  for (const std::string_view key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"})
+    refuse_if_set(n, key);
   BpeSpec m;
   if (const auto unk = n.find("unk_token"); unk && !unk->as_string().empty()) m.unk_token = unk->as_string();
   m.fuse_unk = n.flag("fuse_unk", false);
@@ -344,7 +357,8 @@ TokenizerSpec read_tokenizer_json(std::string_view json, const std::string& wher
   if (const auto n = top.find("normalizer"))
     each_component(*n, "normalizers", [&](const Node& c) { spec.normalizer.push_back(read_normalizer(c)); });
   if (const auto n = top.find("pre_tokenizer"))
-    each_component(*n, "pretokenizers", [&](const Node& c) { spec.pre_tokenizer.push_back(read_pre_tokenizer(c)); });
+    each_component(*n, "pretokenizers",
+                   [&](const Node& c) { spec.pre_tokenizer.push_back(read_pre_tokenizer(c)); });
   if (const auto n = top.find("post_processor"))
     each_component(*n, "processors", [&](const Node& c) { read_post_processor(c, spec.post_processor); });
   if (const auto n = top.find("decoder"))

@@ -14,22 +14,32 @@ std::string quoted(const std::string& text) { return Json(text).dump(); }
 
 const char* normalizer_name(NormalizerKind kind) {
   switch (kind) {
-    case NormalizerKind::kNfc: return "NFC";
-    case NormalizerKind::kNfd: return "NFD";
-    case NormalizerKind::kNfkc: return "NFKC";
-    case NormalizerKind::kNfkd: return "NFKD";
-    default: break;
+    case NormalizerKind::kNfc:
+      return "NFC";
+    case NormalizerKind::kNfd:
+      return "NFD";
+    case NormalizerKind::kNfkc:
+      return "NFKC";
+    case NormalizerKind::kNfkd:
+      return "NFKD";
+    default:
+      break;
   }
   fail(Code::kInternal, "write_tokenizer_json: expected a Unicode form as normalizer");
 }
 
 const char* behavior_name(SplitBehavior behavior) {
   switch (behavior) {
-    case SplitBehavior::kIsolated: return "Isolated";
-    case SplitBehavior::kRemoved: return "Removed";
-    case SplitBehavior::kMergedWithPrevious: return "MergedWithPrevious";
-    case SplitBehavior::kMergedWithNext: return "MergedWithNext";
-    case SplitBehavior::kContiguous: return "Contiguous";
+    case SplitBehavior::kIsolated:
+      return "Isolated";
+    case SplitBehavior::kRemoved:
+      return "Removed";
+    case SplitBehavior::kMergedWithPrevious:
+      return "MergedWithPrevious";
+    case SplitBehavior::kMergedWithNext:
+      return "MergedWithNext";
+    case SplitBehavior::kContiguous:
+      return "Contiguous";
   }
   fail(Code::kInternal, "write_tokenizer_json: unknown split behavior");
 }
@@ -46,11 +56,16 @@ Json pre_tokenizer_json(const PreTokenizerStep& s) {
               {"pattern", {{s.pattern.is_regex ? "Regex" : "String", s.pattern.text}}},
               {"behavior", behavior_name(s.behavior)},
               {"invert", s.invert}};
-    case PreTokenizerKind::kDigits: return {{"type", "Digits"}, {"individual_digits", s.individual_digits}};
-    case PreTokenizerKind::kPunctuation: return {{"type", "Punctuation"}, {"behavior", behavior_name(s.behavior)}};
-    case PreTokenizerKind::kWhitespace: return {{"type", "Whitespace"}};
-    case PreTokenizerKind::kWhitespaceSplit: return {{"type", "WhitespaceSplit"}};
-    case PreTokenizerKind::kMetaspace: break;
+    case PreTokenizerKind::kDigits:
+      return {{"type", "Digits"}, {"individual_digits", s.individual_digits}};
+    case PreTokenizerKind::kPunctuation:
+      return {{"type", "Punctuation"}, {"behavior", behavior_name(s.behavior)}};
+    case PreTokenizerKind::kWhitespace:
+      return {{"type", "Whitespace"}};
+    case PreTokenizerKind::kWhitespaceSplit:
+      return {{"type", "WhitespaceSplit"}};
+    case PreTokenizerKind::kMetaspace:
+      break;
   }
   fail(Code::kInternal, "write_tokenizer_json: expected no Metaspace");
 }
@@ -81,14 +96,15 @@ Json post_processor_json(const std::vector<PostStep>& steps, const std::map<int3
     const std::vector<Json> single = around("A", 0);
     std::vector<Json> pair = single;
     for (Json& item : around("B", 1)) pair.push_back(std::move(item));
-    out.push_back({{"type", "TemplateProcessing"}, {"single", single}, {"pair", pair}, {"special_tokens", special}});
+    out.push_back(
+        {{"type", "TemplateProcessing"}, {"single", single}, {"pair", pair}, {"special_tokens", special}});
   }
   return sequence(std::move(out), "processors");
 }
 
 Json added_token_json(const AddedToken& t) {
-  return {{"content", t.content},       {"single_word", t.single_word}, {"lstrip", t.lstrip},
-          {"rstrip", t.rstrip},         {"normalized", t.normalized},   {"special", t.special}};
+  return {{"content", t.content}, {"single_word", t.single_word}, {"lstrip", t.lstrip},
+          {"rstrip", t.rstrip},   {"normalized", t.normalized},   {"special", t.special}};
 }
 
 // By hand: vocabularies are large, and ordered_json would search the whole object at every insertion.
@@ -96,8 +112,8 @@ std::string model_json(const BpeSpec& m) {
   std::string out = R"({"type":"BPE","dropout":null,"unk_token":)";
   out += m.unk_token ? quoted(*m.unk_token) : "null";
   out += R"(,"continuing_subword_prefix":null,"end_of_word_suffix":null)";
-  out += fmt::format(R"(,"fuse_unk":{},"byte_fallback":{},"ignore_merges":{},"vocab":{{)", m.fuse_unk, m.byte_fallback,
-                     m.ignore_merges);
+  out += fmt::format(R"(,"fuse_unk":{},"byte_fallback":{},"ignore_merges":{},"vocab":{{)", m.fuse_unk,
+                     m.byte_fallback, m.ignore_merges);
   const char* comma = "";
   for (const auto& [token, id] : m.vocab) {
     out += fmt::format("{}\n{}:{}", comma, quoted(token), id);
@@ -162,9 +178,11 @@ std::string write_tokenizer_json(const TokenizerSpec& spec) {
   return out + ",\n  \"model\": " + model_json(spec.model) + "\n}\n";
 }
 
-TokenizerFiles tokenizer_files_from_gguf(const GgufVocab& vocab, int64_t context_length, const std::string& where) {
+TokenizerFiles tokenizer_files_from_gguf(const GgufVocab& vocab, int64_t context_length,
+                                         const std::string& where) {
   const TokenizerSpec spec = spec_from_gguf(vocab, where);
-  return {write_tokenizer_json(spec), tokenizer_config_json(spec, vocab, context_length), vocab.chat_template};
+  return {write_tokenizer_json(spec), tokenizer_config_json(spec, vocab, context_length),
+          vocab.chat_template};
 }
 
 }  // namespace awq

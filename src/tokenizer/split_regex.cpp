@@ -8,8 +8,8 @@
 namespace awq {
 namespace {
 
-// Backtracking steps of one match: enough for a megabyte of one character through a few nested repeats, and about a
-// second of work for a pattern that explodes.
+// Backtracking steps of one match: enough for a megabyte of one character through a few nested repeats, and
+// about a second of work for a pattern that explodes.
 constexpr uint32_t kMatchLimit = 50'000'000;
 constexpr uint32_t kHeapLimitKib = 256 * 1024;
 constexpr size_t kJitStackStart = 32 * 1024, kJitStackMax = 64 * 1024 * 1024;
@@ -53,7 +53,8 @@ struct SplitRegex::Compiled {
   ~Compiled() { pcre2_code_free(code); }
 };
 
-SplitRegex::SplitRegex(std::string_view pattern, const std::string& where) : compiled_(std::make_unique<Compiled>()) {
+SplitRegex::SplitRegex(std::string_view pattern, const std::string& where)
+    : compiled_(std::make_unique<Compiled>()) {
   compiled_->pattern = pattern;
   compiled_->where = where;
   const std::string translated = onig_to_pcre2(pattern, where);
@@ -61,10 +62,11 @@ SplitRegex::SplitRegex(std::string_view pattern, const std::string& where) : com
   PCRE2_SIZE offset = 0;
   // MULTILINE: ^ and $ match at lines in Ruby syntax.
   compiled_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                                  PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
-                                  nullptr);
+                                  PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
+                                  &offset, nullptr);
   if (!compiled_->code)
-    fail(Code::kUnsupported, "{}: regular expression '{}' is not supported: {}", where, pattern, message_of(error));
+    fail(Code::kUnsupported, "{}: regular expression '{}' is not supported: {}", where, pattern,
+         message_of(error));
   compiled_->jit = pcre2_jit_compile(compiled_->code, PCRE2_JIT_COMPLETE) == 0;
 }
 
@@ -81,8 +83,9 @@ std::optional<TextSpan> SplitRegex::find(std::string_view text, size_t from) con
           : pcre2_match(compiled_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, s.match, s.context);
   if (rc == PCRE2_ERROR_NOMATCH) return std::nullopt;
   if (rc < 0)
-    fail(Code::kUnsupported, "{}: regular expression '{}' needs too much backtracking at byte {} of a text: {}",
-         compiled_->where, compiled_->pattern, from, message_of(rc));
+    fail(Code::kUnsupported,
+         "{}: regular expression '{}' needs too much backtracking at byte {} of a text: {}", compiled_->where,
+         compiled_->pattern, from, message_of(rc));
   const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(s.match);
   return TextSpan{bounds[0], bounds[1]};
 }

@@ -1,5 +1,5 @@
-// Regular expressions of pre-tokenizers. Published tokenizer.json files use Oniguruma's Ruby syntax; PCRE2 runs them,
-// after the places where the two differ are rewritten (onig_to_pcre2).
+// Regular expressions of pre-tokenizers. Published tokenizer.json files use Oniguruma's Ruby syntax; PCRE2
+// runs them, after the places where the two differ are rewritten (onig_to_pcre2).
 #pragma once
 #include <cstddef>
 #include <memory>
@@ -25,8 +25,8 @@ class SplitRegex {
   SplitRegex(SplitRegex&&) noexcept;
   SplitRegex& operator=(SplitRegex&&) noexcept;
 
-  // First match that starts at or after `from` in valid UTF-8. Thread-safe. kUnsupported when the pattern backtracks
-  // beyond the match limit.
+  // First match that starts at or after `from` in valid UTF-8. Thread-safe. kUnsupported when the pattern
+  // backtracks beyond the match limit.
   std::optional<TextSpan> find(std::string_view text, size_t from) const;
 
  private:

@@ -82,7 +82,8 @@ BpeTokenizer::BpeTokenizer(const TokenizerSpec& spec, const std::string& where)
   for (const PostStep& step : post_)
     for (const auto* side : {&step.before, &step.after})
       for (const int32_t id : *side)
-        if (!known(id)) fail(Code::kBadFile, "{}: post_processor: expected an id of the vocabulary, got {}", where, id);
+        if (!known(id))
+          fail(Code::kBadFile, "{}: post_processor: expected an id of the vocabulary, got {}", where, id);
 }
 
 void BpeTokenizer::place(const std::string& token, int32_t id, const std::string& where) {

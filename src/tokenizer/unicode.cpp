@@ -57,10 +57,18 @@ const icu::Normalizer2& normalizer(NormalForm form) {
   UErrorCode error = U_ZERO_ERROR;
   const icu::Normalizer2* n = nullptr;
   switch (form) {
-    case NormalForm::kNfc: n = icu::Normalizer2::getNFCInstance(error); break;
-    case NormalForm::kNfd: n = icu::Normalizer2::getNFDInstance(error); break;
-    case NormalForm::kNfkc: n = icu::Normalizer2::getNFKCInstance(error); break;
-    case NormalForm::kNfkd: n = icu::Normalizer2::getNFKDInstance(error); break;
+    case NormalForm::kNfc:
+      n = icu::Normalizer2::getNFCInstance(error);
+      break;
+    case NormalForm::kNfd:
+      n = icu::Normalizer2::getNFDInstance(error);
+      break;
+    case NormalForm::kNfkc:
+      n = icu::Normalizer2::getNFKCInstance(error);
+      break;
+    case NormalForm::kNfkd:
+      n = icu::Normalizer2::getNFKDInstance(error);
+      break;
   }
   check_internal(U_SUCCESS(error) && n, "ICU carries its normalization data");
   return *n;
@@ -119,9 +127,10 @@ bool is_word(char32_t c) {
 }
 
 std::string normalize_unicode(std::string_view text, NormalForm form) {
-  if (is_ascii(text)) return std::string(text);  // ASCII is its own normal form
+  if (is_ascii(text)) return std::string(text);          // ASCII is its own normal form
   if (text.size() > static_cast<size_t>(INT32_MAX / 4))  // ICU counts in 32 bits, and forms can grow
-    fail(Code::kBadArgument, "text to normalize: expected at most {} bytes, got {}", INT32_MAX / 4, text.size());
+    fail(Code::kBadArgument, "text to normalize: expected at most {} bytes, got {}", INT32_MAX / 4,
+         text.size());
   std::string out;
   icu::StringByteSink<std::string> sink(&out, static_cast<int32_t>(text.size()));
   UErrorCode error = U_ZERO_ERROR;

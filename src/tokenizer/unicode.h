@@ -7,7 +7,8 @@
 namespace awq {
 
 bool is_valid_utf8(std::string_view text);
-// Every maximal invalid part becomes one U+FFFD (Unicode 15, section 3.9, table 3-8; what Rust and browsers do).
+// Every maximal invalid part becomes one U+FFFD (Unicode 15, section 3.9, table 3-8; what Rust and browsers
+// do).
 std::string replace_invalid_utf8(std::string_view bytes);
 // Length of the trailing bytes that begin a valid sequence but do not end it: 0 to 3.
 size_t incomplete_utf8_suffix(std::string_view bytes);

@@ -29,7 +29,8 @@ class WordCache {
   void put(std::string_view word, std::vector<int32_t> ids) {
     Shard& shard = shard_of(word);
     const std::lock_guard lock(shard.mutex);
-    if (shard.words.size() >= kWordsPerShard) shard.words.clear();  // bounded; the frequent words come back at once
+    if (shard.words.size() >= kWordsPerShard)
+      shard.words.clear();  // bounded; the frequent words come back at once
     shard.words.try_emplace(std::string(word), std::move(ids));
   }
 

@@ -8,7 +8,8 @@
 namespace awq {
 namespace {
 
-// Sennrich et al. 2016, algorithm 1, as written: find the best pair, join its leftmost occurrence, look again.
+// Sennrich et al. 2016, algorithm 1, as written: find the best pair, join its leftmost occurrence, look
+// again.
 std::vector<std::string> reference(const BpeSpec& spec, const std::string& word) {
   std::vector<std::string> parts;
   for (const char c : word) parts.emplace_back(1, c);
@@ -33,8 +34,10 @@ TEST(Bpe, EqualsTheTextbookAlgorithm) {
     while (spec.merges.size() < 12) {
       const auto pick = [&] { return spec.vocab[random() % spec.vocab.size()].first; };
       const std::string left = pick(), right = pick(), joined = left + right;
-      // Different pairs may not make one token here: then `tokenizers` keeps an outdated rank (see Bpe::merge).
-      if (std::any_of(spec.vocab.begin(), spec.vocab.end(), [&](const auto& v) { return v.first == joined; })) continue;
+      // Different pairs may not make one token here: then `tokenizers` keeps an outdated rank (see
+      // Bpe::merge).
+      if (std::any_of(spec.vocab.begin(), spec.vocab.end(), [&](const auto& v) { return v.first == joined; }))
+        continue;
       spec.vocab.emplace_back(joined, spec.vocab.size());
       spec.merges.emplace_back(left, right);
     }

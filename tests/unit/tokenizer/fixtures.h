@@ -17,7 +17,8 @@ inline Json load(const std::string& name) {
   return Json::parse(in);
 }
 
-inline std::shared_ptr<const Tokenizer> tokenizer(const Json& json, const std::string& where = "tokenizer.json") {
+inline std::shared_ptr<const Tokenizer> tokenizer(const Json& json,
+                                                  const std::string& where = "tokenizer.json") {
   return Tokenizer::from_json(json.dump(), where);
 }
 
@@ -48,7 +49,8 @@ inline GgufVocab gguf_vocab(const Json& json, const std::string& pre) {
   v.token_type.assign(used, 1);
   for (const Json& t : json["added_tokens"]) v.token_type[t["id"]] = t["special"] ? 3 : 4;
   for (const Json& m : json["model"]["merges"])
-    v.merges.push_back(m.is_string() ? m.get<std::string>() : m[0].get<std::string>() + " " + m[1].get<std::string>());
+    v.merges.push_back(m.is_string() ? m.get<std::string>()
+                                     : m[0].get<std::string>() + " " + m[1].get<std::string>());
   return v;
 }
 

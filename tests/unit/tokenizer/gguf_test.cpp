@@ -57,9 +57,11 @@ INSTANTIATE_TEST_SUITE_P(Recorded, GgufFamily,
 
 TEST(Gguf, EveryKnownPreTokenizerRoundTrips) {
   const Json recorded = fixtures::load("gpt2");
-  for (const char* pre : {"default", "gpt-2", "phi-2", "mpt", "olmo", "smollm", "starcoder", "refact", "command-r",
-                          "llama-bpe", "llama3", "llama-v3", "smaug-bpe", "dbrx", "qwen2", "deepseek-r1-qwen", "qwen35",
-                          "tekken", "gpt-4o", "llama4", "deepseek-coder", "deepseek-v3", "falcon"}) {
+  for (const char* pre : {"default",          "gpt-2",       "phi-2",     "mpt",       "olmo",
+                          "smollm",           "starcoder",   "refact",    "command-r", "llama-bpe",
+                          "llama3",           "llama-v3",    "smaug-bpe", "dbrx",      "qwen2",
+                          "deepseek-r1-qwen", "qwen35",      "tekken",    "gpt-4o",    "llama4",
+                          "deepseek-coder",   "deepseek-v3", "falcon"}) {
     SCOPED_TRACE(pre);
     const GgufVocab vocab = fixtures::gguf_vocab(recorded["tokenizer"], pre);
     const auto direct = Tokenizer::from_gguf(vocab, "model.gguf");
@@ -107,7 +109,8 @@ TEST(Gguf, SaysWhatItDoesNotSupport) {
   const auto load = [](const GgufVocab& v) { return [&v] { Tokenizer::from_gguf(v, "model.gguf"); }; };
   GgufVocab v = good;
   v.pre = "jabberwock";
-  expect_error(Code::kUnsupported, {"model.gguf", "tokenizer.ggml.pre 'jabberwock'", "smollm", "qwen2"}, load(v));
+  expect_error(Code::kUnsupported, {"model.gguf", "tokenizer.ggml.pre 'jabberwock'", "smollm", "qwen2"},
+               load(v));
   v = good;
   v.model = "llama";
   expect_error(Code::kUnsupported, {"model.gguf", "tokenizer.ggml.model 'llama'", "gpt2"}, load(v));

@@ -1,4 +1,5 @@
-// Every tokenizer.json that is wrong or beyond us gives one line naming the file, the part and what was expected.
+// Every tokenizer.json that is wrong or beyond us gives one line naming the file, the part and what was
+// expected.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -25,30 +26,34 @@ constexpr Row kRows[] = {
     {"model_is_text", R"({"model":"BPE"})", Code::kBadFile, "model", "expected an object, got a string"},
     {"wordpiece", R"({"model":{"type":"WordPiece"}})", Code::kUnsupported, "model.type", "supported: BPE"},
     {"dropout", R"({"model":{"dropout":0.1}})", Code::kUnsupported, "model.dropout", "supported: null"},
-    {"suffix", R"({"model":{"end_of_word_suffix":"</w>"}})", Code::kUnsupported, "model.end_of_word_suffix", "null"},
+    {"suffix", R"({"model":{"end_of_word_suffix":"</w>"}})", Code::kUnsupported, "model.end_of_word_suffix",
+     "null"},
     {"no_vocab", R"({"model":{"vocab":null}})", Code::kBadFile, "model", "'vocab'"},
-    {"vocab_array", R"({"model":{"vocab":[1]}})", Code::kBadFile, "model.vocab", "expected an object, got an array"},
+    {"vocab_array", R"({"model":{"vocab":[1]}})", Code::kBadFile, "model.vocab",
+     "expected an object, got an array"},
     {"vocab_negative", R"({"model":{"vocab":{"a":-1}}})", Code::kBadFile, "model.vocab.a", "got -1"},
-    {"vocab_fraction", R"({"model":{"vocab":{"a":1.5}}})", Code::kBadFile, "model.vocab.a", "expected a number"},
+    {"vocab_fraction", R"({"model":{"vocab":{"a":1.5}}})", Code::kBadFile, "model.vocab.a",
+     "expected a number"},
     {"vocab_huge_id", R"({"model":{"vocab":{"a":2000000000}}})", Code::kBadFile, "ids near", "2000000000"},
     {"vocab_same_id", R"({"model":{"vocab":{"a":5,"b":5}}})", Code::kBadFile, "id 5", "expected one token"},
     {"no_merges", R"({"model":{"merges":null}})", Code::kBadFile, "model", "'merges'"},
     {"merge_of_three", R"({"model":{"merges":["a b c"]}})", Code::kBadFile, "model.merges.0", "token token"},
     {"merge_of_one", R"({"model":{"merges":[["a"]]}})", Code::kBadFile, "model.merges.0", "two tokens"},
-    {"merge_of_numbers", R"({"model":{"merges":[[1,2]]}})", Code::kBadFile, "model.merges.0[0]", "expected a string"},
+    {"merge_of_numbers", R"({"model":{"merges":[[1,2]]}})", Code::kBadFile, "model.merges.0[0]",
+     "expected a string"},
     {"merge_unknown", R"({"model":{"merges":["a zzz"]}})", Code::kBadFile, "merge 0", "'zzz'"},
     {"merge_result_unknown", R"({"model":{"merges":["! a"]}})", Code::kBadFile, "merge 0", "'!a'"},
     {"flag", R"({"model":{"byte_fallback":1}})", Code::kBadFile, "model.byte_fallback", "true or false"},
     {"normalizer", R"({"normalizer":{"type":"BertNormalizer"}})", Code::kUnsupported, "normalizer.type",
      "'BertNormalizer' is not supported (supported: NFC"},
     {"normalizer_untyped", R"({"normalizer":{"x":1}})", Code::kBadFile, "normalizer", "'type'"},
-    {"normalizer_pattern", R"({"normalizer":{"type":"Replace","pattern":{"Glob":"*"},"content":""}})", Code::kBadFile,
-     "normalizer.pattern", "String"},
-    {"pre_tokenizer", R"({"pre_tokenizer":{"type":"BertPreTokenizer"}})", Code::kUnsupported, "pre_tokenizer.type",
-     "supported: ByteLevel, Split"},
+    {"normalizer_pattern", R"({"normalizer":{"type":"Replace","pattern":{"Glob":"*"},"content":""}})",
+     Code::kBadFile, "normalizer.pattern", "String"},
+    {"pre_tokenizer", R"({"pre_tokenizer":{"type":"BertPreTokenizer"}})", Code::kUnsupported,
+     "pre_tokenizer.type", "supported: ByteLevel, Split"},
     {"pre_tokenizer_nested",
-     R"({"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"UnicodeScripts"}]}})", Code::kUnsupported,
-     "pre_tokenizer.pretokenizers[0].type", "'UnicodeScripts'"},
+     R"({"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"UnicodeScripts"}]}})",
+     Code::kUnsupported, "pre_tokenizer.pretokenizers[0].type", "'UnicodeScripts'"},
     {"behavior",
      R"({"pre_tokenizer":{"type":"Split","pattern":{"String":"x"},"behavior":"Kept","invert":false}})",
      Code::kUnsupported, "pre_tokenizer.behavior", "Isolated"},
@@ -61,9 +66,10 @@ constexpr Row kRows[] = {
     {"metaspace", R"({"pre_tokenizer":{"type":"Metaspace","replacement":"ab"}})", Code::kBadFile,
      "pre_tokenizer.replacement", "one character"},
     {"decoder", R"({"decoder":{"type":"WordPiece"}})", Code::kUnsupported, "decoder.type", "ByteLevel"},
-    {"post_processor", R"({"post_processor":{"type":"BertProcessing"}})", Code::kUnsupported, "post_processor",
-     "TemplateProcessing"},
-    {"template_token", R"({"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>"}}]}})",
+    {"post_processor", R"({"post_processor":{"type":"BertProcessing"}})", Code::kUnsupported,
+     "post_processor", "TemplateProcessing"},
+    {"template_token",
+     R"({"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>"}}]}})",
      Code::kBadFile, "post_processor.single[0]", "special_tokens"},
     {"template_empty", R"({"post_processor":{"type":"TemplateProcessing","single":[]}})", Code::kBadFile,
      "post_processor.single", "sequence A"},
@@ -71,8 +77,10 @@ constexpr Row kRows[] = {
      R"({"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"s"}},{"Sequence":{"id":"A"}}],
          "special_tokens":{"s":{"ids":[70000]}}}})",
      Code::kBadFile, "post_processor", "70000"},
-    {"added_id", R"({"added_tokens":[{"id":"x","content":"y"}]})", Code::kBadFile, "added_tokens[0].id", "a number"},
-    {"added_elsewhere", R"({"added_tokens":[{"id":3,"content":"a"}]})", Code::kBadFile, "added token 'a'", "got 3"},
+    {"added_id", R"({"added_tokens":[{"id":"x","content":"y"}]})", Code::kBadFile, "added_tokens[0].id",
+     "a number"},
+    {"added_elsewhere", R"({"added_tokens":[{"id":3,"content":"a"}]})", Code::kBadFile, "added token 'a'",
+     "got 3"},
     {"added_taken", R"({"added_tokens":[{"id":3,"content":"new"}]})", Code::kBadFile, "id 3", "'new'"},
 };
 
@@ -112,8 +120,10 @@ TEST(Malformed, DeepNestingIsAnError) {
 
 TEST(Malformed, APatternThatExplodesEndsInAnError) {
   Json json = fixtures::load("gpt2")["tokenizer"];
-  json["pre_tokenizer"] = {
-      {"type", "Split"}, {"pattern", {{"Regex", "(a|a|aa)+[bc]"}}}, {"behavior", "Isolated"}, {"invert", false}};
+  json["pre_tokenizer"] = {{"type", "Split"},
+                           {"pattern", {{"Regex", "(a|a|aa)+[bc]"}}},
+                           {"behavior", "Isolated"},
+                           {"invert", false}};
   const auto t = fixtures::tokenizer(json);
   EXPECT_THROW(t->encode(std::string(200, 'a'), false), Error);
 }

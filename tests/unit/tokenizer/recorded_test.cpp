@@ -85,7 +85,8 @@ TEST(Tokenizer, SameIdsFromManyThreads) {
     threads.emplace_back([&, n] {
       for (int round = 0; round < 20; ++round)
         for (const Json& c : recorded["cases"])
-          wrong[n] += t->encode(c["text"].get_ref<const std::string&>(), false) != c["ids"].get<std::vector<int32_t>>();
+          wrong[n] += t->encode(c["text"].get_ref<const std::string&>(), false) !=
+                      c["ids"].get<std::vector<int32_t>>();
     });
   }
   for (auto& thread : threads) thread.join();

@@ -70,7 +70,8 @@ std::string first_match(const char* pattern, const std::string& text) {
 }
 
 TEST(SplitRegex, ReadsRubySyntax) {
-  EXPECT_EQ(first_match(R"(\p{N}{1,3}+)", "12345678"), "12345678");  // a repeated repeat, not a possessive one
+  EXPECT_EQ(first_match(R"(\p{N}{1,3}+)", "12345678"),
+            "12345678");  // a repeated repeat, not a possessive one
   EXPECT_EQ(first_match(R"(a{,2}b)", "aab"), "aab");
   EXPECT_EQ(first_match(R"({x})", "a{x}"), "{x}");
   EXPECT_EQ(first_match(R"(\h+)", " beef"), "beef");
@@ -87,8 +88,9 @@ TEST(SplitRegex, ReadsRubySyntax) {
 }
 
 TEST(SplitRegex, RefusesWhatItCannotKeep) {
-  for (const char* pattern : {R"([a&&b])", R"([a[b]])", R"(\p{NoSuchScript})", R"(a{2}?)", R"(\q)", R"(a(?i)b)",
-                              R"((?x)a)", R"([a)", R"(\)", R"(\x{)", R"(\p)", R"(*a)", R"((?<n)", R"(\C)", R"((*FAIL))"}) {
+  for (const char* pattern :
+       {R"([a&&b])", R"([a[b]])", R"(\p{NoSuchScript})", R"(a{2}?)", R"(\q)", R"(a(?i)b)", R"((?x)a)",
+        R"([a)", R"(\)", R"(\x{)", R"(\p)", R"(*a)", R"((?<n)", R"(\C)", R"((*FAIL))"}) {
     try {
       SplitRegex(pattern, "file.json");
       ADD_FAILURE() << pattern;
