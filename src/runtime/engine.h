@@ -19,7 +19,7 @@ struct EngineOptions {
   int64_t max_batch_tokens = 512;  // tokens of one forward: the chunk in which prompts are read
   int64_t max_sequences = 16;      // sequences in one forward
   // End every text whose request does not ignore them (end_ids.h); empty: those of the model's config.
-  std::vector<int32_t> end_ids;
+  std::vector<int32_t> end_ids = {};
 };
 
 struct EngineStats {

@@ -56,15 +56,14 @@ int32_t Sampler::draw(std::span<float> logits) {
   penalise(logits);
   const int32_t best = greedy(logits);
   if (params_.temperature == 0) return best;
-  const float inverse = 1 / params_.temperature;
   candidates_.clear();
   for (size_t i = 0; i < logits.size(); ++i)
     if (logits[i] != -INFINITY) candidates_.push_back({logits[i], static_cast<int32_t>(i)});
   keep_top_k();
   weights_.resize(candidates_.size());
-  const double top = logits[static_cast<size_t>(best)];
+  const double top = logits[static_cast<size_t>(best)], temperature = params_.temperature;
   for (size_t i = 0; i < candidates_.size(); ++i)
-    weights_[i] = std::exp((static_cast<double>(candidates_[i].logit) - top) * static_cast<double>(inverse));
+    weights_[i] = std::exp((static_cast<double>(candidates_[i].logit) - top) / temperature);
   keep_probable();
   return pick();
 }
