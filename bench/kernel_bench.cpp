@@ -39,7 +39,8 @@ QuantWeight random_quant(int64_t rows, int64_t cols, int bits, int group) {
   return w;
 }
 
-// Operations per second of the microkernel on operands that stay in the first-level cache: all threads, best of 20.
+// Operations per second of the microkernel on operands that stay in the first-level cache: all threads, best
+// of 20.
 double measure_peak(bool bf16) {
   const simd::Table& t = simd::table();
   constexpr int64_t kSteps = 96, kRepeats = 400;
@@ -131,13 +132,15 @@ void linear(benchmark::State& state) {
   for (auto _ : state)
     for (const auto& layer : layers) layer->run(x.data(), tokens, y.data(), out);
   state.SetLabel(std::string(kFormNames[form]) + " " + layers[0]->kernel());
-  report_flops(state, 2.0 * static_cast<double>(tokens * out * in * copies), form == kBf16Product || form == kW4Bf16);
+  report_flops(state, 2.0 * static_cast<double>(tokens * out * in * copies),
+               form == kBf16Product || form == kW4Bf16);
   if (tokens <= 16) report_bytes(state, static_cast<double>(layers[0]->bytes() * copies));
 }
 
 void linear_args(benchmark::internal::Benchmark* b) {
   for (int form = 0; form < kForms; ++form) {
-    for (const auto& [out, in] : {std::pair<int64_t, int64_t>{576, 576}, {1536, 576}, {576, 1536}, {4096, 4096}})
+    for (const auto& [out, in] :
+         {std::pair<int64_t, int64_t>{576, 576}, {1536, 576}, {576, 1536}, {4096, 4096}})
       b->Args({form, 512, out, in});
     for (const int64_t tokens : {1, 2, 4, 8, 16, 32, 64}) b->Args({form, tokens, 1536, 1536});
   }
@@ -154,13 +157,15 @@ void gram(benchmark::State& state) {
 
 // Args: tokens, heads, kv_heads, head_dim. Operations below the diagonal count.
 void attention_prefill(benchmark::State& state) {
-  const int64_t tokens = state.range(0), heads = state.range(1), kv_heads = state.range(2), dim = state.range(3);
+  const int64_t tokens = state.range(0), heads = state.range(1), kv_heads = state.range(2),
+                dim = state.range(3);
   const auto q = random_floats(tokens * heads * dim, 1), k = random_floats(tokens * kv_heads * dim, 2);
   const auto v = random_floats(tokens * kv_heads * dim, 3);
   std::vector<float> y(q.size());
   const SpanView span[] = {{0, tokens, 0, nullptr}};
   for (auto _ : state)
-    attention_dense({heads, kv_heads, dim, 0.125f, 0}, span, q.data(), heads * dim, k.data(), v.data(), kv_heads * dim, y.data());
+    attention_dense({heads, kv_heads, dim, 0.125f, 0}, span, q.data(), heads * dim, k.data(), v.data(),
+                    kv_heads * dim, y.data());
   report_flops(state, 2.0 * static_cast<double>(tokens * (tokens + 1) * heads * dim), false);
 }
 
@@ -176,7 +181,9 @@ void attention_decode(benchmark::State& state) {
   const auto q = random_floats(heads * cache.head_dim, 1);
   std::vector<float> y(q.size());
   const SpanView span[] = {{0, 1, past, numbers.data()}};
-  for (auto _ : state) attention_paged({heads, cache.kv_heads, cache.head_dim, 0.125f, 0}, cache, span, q.data(), heads * cache.head_dim, y.data());
+  for (auto _ : state)
+    attention_paged({heads, cache.kv_heads, cache.head_dim, 0.125f, 0}, cache, span, q.data(),
+                    heads * cache.head_dim, y.data());
   report_bytes(state, static_cast<double>(memory.size()));
   state.SetLabel(dtype_name(cache.dtype));
 }
@@ -209,9 +216,14 @@ void silu_mul_rows(benchmark::State& state) {
 BENCHMARK(limits)->Iterations(1);
 BENCHMARK(linear)->Apply(linear_args)->UseRealTime();
 BENCHMARK(gram)->ArgsProduct({{256, 2048}, {576, 1536}, {0, 1}})->UseRealTime();
-BENCHMARK(attention_prefill)->Args({512, 9, 3, 64})->Args({2048, 9, 3, 64})->Args({2048, 8, 8, 128})->UseRealTime();
+BENCHMARK(attention_prefill)
+    ->Args({512, 9, 3, 64})
+    ->Args({2048, 9, 3, 64})
+    ->Args({2048, 8, 8, 128})
+    ->UseRealTime();
 BENCHMARK(attention_decode)
-    ->ArgsProduct({{512, 8192, 65536}, {9}, {3}, {64}, {static_cast<int>(DType::kF32), static_cast<int>(DType::kBF16)}})
+    ->ArgsProduct(
+        {{512, 8192, 65536}, {9}, {3}, {64}, {static_cast<int>(DType::kF32), static_cast<int>(DType::kBF16)}})
     ->UseRealTime();
 BENCHMARK(kl_rows)->Arg(49152)->Arg(151936)->UseRealTime();
 BENCHMARK(rms_norm_rows)->Arg(576)->Arg(4096)->UseRealTime();

@@ -1,7 +1,7 @@
-// Causal attention over dense or paged keys and values. A task is (span, key/value head, block of queries): the
-// query heads that share a key/value head are rows of one matrix, so every key block is packed once for all of
-// them. Blocks of 128 keys are visited in order with an online softmax (Milakov and Gimelshein 2018; Dao et al.
-// 2022); tiles wholly above the diagonal or outside the window are skipped.
+// Causal attention over dense or paged keys and values. A task is (span, key/value head, block of queries):
+// the query heads that share a key/value head are rows of one matrix, so every key block is packed once for
+// all of them. Blocks of 128 keys are visited in order with an online softmax (Milakov and Gimelshein 2018;
+// Dao et al. 2022); tiles wholly above the diagonal or outside the window are skipped.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -28,7 +28,8 @@ struct KeySource {
   const KvLayerView* cache = nullptr;
 
   // Addresses of the rows of one head at positions [begin, begin + n).
-  void rows(const SpanView& span, int64_t head, int64_t head_dim, int64_t begin, int64_t n, const void** keys, const void** values) const {
+  void rows(const SpanView& span, int64_t head, int64_t head_dim, int64_t begin, int64_t n, const void** keys,
+            const void** values) const {
     for (int64_t i = 0; i < n; ++i) {
       const int64_t position = begin + i;
       if (!cache) {
@@ -50,7 +51,7 @@ struct Task {
   int64_t kv_head;
   int64_t query, queries;      // tokens of the span
   int64_t key_begin, key_end;  // positions
-  int64_t partial;             // -1: final; else where this part's results go: out [rows, dim], max [rows], sum [rows]
+  int64_t partial;  // -1: final; else where this part's results go: out [rows, dim], max [rows], sum [rows]
 };
 
 // A task's memory. rows = queries * heads per key/value head, row r is token r / group, head r % group.
@@ -82,9 +83,16 @@ struct Workspace {
 class Attention {
  public:
   Attention(const AttentionShape& shape, const KeySource& source, const float* q, int64_t ldq, float* y)
-      : t_(simd::table()), shape_(shape), source_(source), q_(q), ldq_(ldq), y_(y), group_(shape.heads / shape.kv_heads),
+      : t_(simd::table()),
+        shape_(shape),
+        source_(source),
+        q_(q),
+        ldq_(ldq),
+        y_(y),
+        group_(shape.heads / shape.kv_heads),
         ldo_(round_up(shape.head_dim, t_.nr)) {
-    check_internal(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0, "attention: heads is not a multiple of kv_heads");
+    check_internal(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0,
+                   "attention: heads is not a multiple of kv_heads");
   }
 
   void run(std::span<const SpanView> spans) {
@@ -92,7 +100,8 @@ class Attention {
     thread_local Scratch partials;
     tasks.clear();
     partials_ = partials.floats(plan(spans, tasks));
-    parallel_for(static_cast<int64_t>(tasks.size()), [this, list = tasks.data()](int64_t i) { run_task(list[i]); });
+    parallel_for(static_cast<int64_t>(tasks.size()),
+                 [this, list = tasks.data()](int64_t i) { run_task(list[i]); });
     combine(tasks);
   }
 
@@ -101,11 +110,14 @@ class Attention {
   void run_task(const Task& task) const;
   void load_queries(const Task& task, Workspace& w, int64_t rows) const;
   void load_keys(const Task& task, int64_t begin, int64_t n, Workspace& w) const;
-  void tile_step(const Task& task, int64_t key0, int64_t keys, int64_t row0, int64_t rows, Workspace& w) const;
+  void tile_step(const Task& task, int64_t key0, int64_t keys, int64_t row0, int64_t rows,
+                 Workspace& w) const;
   void store_result(const Task& task, const Workspace& w, int64_t rows) const;
   void combine(const std::vector<Task>& tasks) const;
   float* y_row(const Task& task, int64_t row) const {
-    return y_ + ((task.span->first + task.query + row / group_) * shape_.heads + task.kv_head * group_ + row % group_) * shape_.head_dim;
+    return y_ + ((task.span->first + task.query + row / group_) * shape_.heads + task.kv_head * group_ +
+                 row % group_) *
+                    shape_.head_dim;
   }
 
   const simd::Table& t_;
@@ -126,8 +138,10 @@ int64_t Attention::plan(std::span<const SpanView> spans, std::vector<Task>& task
     // Last queries first: they see the most keys, and long tasks must not start last.
     for (int64_t begin = (span.tokens - 1) / block * block; begin >= 0 && span.tokens > 0; begin -= block) {
       const int64_t queries = std::min(block, span.tokens - begin);
-      const int64_t first_key = shape_.window > 0 ? std::max<int64_t>(0, span.past + begin - shape_.window + 1) : 0;
-      const int64_t key_begin = first_key / simd::kKeyBlock * simd::kKeyBlock, key_end = span.past + begin + queries;
+      const int64_t first_key =
+          shape_.window > 0 ? std::max<int64_t>(0, span.past + begin - shape_.window + 1) : 0;
+      const int64_t key_begin = first_key / simd::kKeyBlock * simd::kKeyBlock,
+                    key_end = span.past + begin + queries;
       const bool split = span.tokens * group_ <= kSplitRows && key_end - key_begin > kSplitKeys;
       for (int64_t head = 0; head < shape_.kv_heads; ++head) {
         if (!split) {
@@ -152,7 +166,8 @@ void Attention::run_task(const Task& task) const {
   for (int64_t key = task.key_begin; key < task.key_end; key += simd::kKeyBlock) {
     const int64_t keys = std::min<int64_t>(simd::kKeyBlock, task.key_end - key);
     load_keys(task, key, keys, w);
-    for (int64_t row = 0; row < rows; row += t_.mr) tile_step(task, key, keys, row, std::min<int64_t>(t_.mr, rows - row), w);
+    for (int64_t row = 0; row < rows; row += t_.mr)
+      tile_step(task, key, keys, row, std::min<int64_t>(t_.mr, rows - row), w);
   }
   store_result(task, w, rows);
 }
@@ -184,11 +199,13 @@ void Attention::load_keys(const Task& task, int64_t begin, int64_t n, Workspace&
     t_.pack_b[elem](keys + i, static_cast<int>(std::min(nr, n - i)), 0, dim, w.keys + i * dim);
   for (int64_t c = 0; c < dim; c += nr)
     for (int64_t i = 0; i < n; ++i)
-      t_.to_f32[elem](static_cast<const char*>(values[i]) + c * bytes, w.values + c * simd::kKeyBlock + i * nr, std::min(nr, dim - c));
+      t_.to_f32[elem](static_cast<const char*>(values[i]) + c * bytes,
+                      w.values + c * simd::kKeyBlock + i * nr, std::min(nr, dim - c));
 }
 
 // Rows [row0, row0 + rows) against keys [key0, key0 + keys).
-void Attention::tile_step(const Task& task, int64_t key0, int64_t keys, int64_t row0, int64_t rows, Workspace& w) const {
+void Attention::tile_step(const Task& task, int64_t key0, int64_t keys, int64_t row0, int64_t rows,
+                          Workspace& w) const {
   const int64_t dim = shape_.head_dim, nr = t_.nr, offset = task.span->past + task.query - key0;
   // Keys of the block a row sees: [first(row), last(row)).
   const auto last = [&](int64_t row) { return std::clamp<int64_t>(offset + row / group_ + 1, 0, keys); };
@@ -202,12 +219,15 @@ void Attention::tile_step(const Task& task, int64_t key0, int64_t keys, int64_t 
   for (int64_t c = begin / nr * nr; c < end; c += nr)
     t_.micro[rows](dim, w.query + row0 * dim, w.keys + c * dim, scores + c, simd::kKeyBlock, false);
   for (int64_t i = 0; i < rows; ++i) {
-    const int64_t row = row0 + i, hi = std::clamp(last(row), begin, end), lo = std::min(std::max(first(row), begin), hi);
-    const float shrink = t_.softmax_step(scores + i * simd::kKeyBlock, lo, hi, begin, end, w.max + row, &w.sum[row]);
+    const int64_t row = row0 + i, hi = std::clamp(last(row), begin, end),
+                  lo = std::min(std::max(first(row), begin), hi);
+    const float shrink =
+        t_.softmax_step(scores + i * simd::kKeyBlock, lo, hi, begin, end, w.max + row, &w.sum[row]);
     if (shrink != 1.0f) t_.scale(out + i * ldo_, shrink, ldo_);
   }
   for (int64_t c = 0; c < ldo_; c += nr)
-    t_.micro_rows[rows](end - begin, scores + begin, w.values + c * simd::kKeyBlock + begin * nr, out + c, ldo_, true);
+    t_.micro_rows[rows](end - begin, scores + begin, w.values + c * simd::kKeyBlock + begin * nr, out + c,
+                        ldo_, true);
 }
 
 void Attention::store_result(const Task& task, const Workspace& w, int64_t rows) const {
@@ -234,7 +254,9 @@ void Attention::combine(const std::vector<Task>& tasks) const {
       ++i;
       continue;
     }
-    while (end < tasks.size() && tasks[end].partial >= 0 && tasks[end].span == tasks[i].span && tasks[end].kv_head == tasks[i].kv_head) ++end;
+    while (end < tasks.size() && tasks[end].partial >= 0 && tasks[end].span == tasks[i].span &&
+           tasks[end].kv_head == tasks[i].kv_head)
+      ++end;
     const int64_t rows = tasks[i].queries * group_;
     for (int64_t row = 0; row < rows; ++row) {
       float max = -std::numeric_limits<float>::infinity();
@@ -256,9 +278,10 @@ void Attention::combine(const std::vector<Task>& tasks) const {
 
 }  // namespace
 
-void attention_dense(const AttentionShape& shape, std::span<const SpanView> spans, const float* q, int64_t ldq, const float* k,
-                     const float* v, int64_t ldkv, float* y) {
-  for (const SpanView& span : spans) check_internal(span.past == 0, "attention_dense: a span has past tokens");
+void attention_dense(const AttentionShape& shape, std::span<const SpanView> spans, const float* q,
+                     int64_t ldq, const float* k, const float* v, int64_t ldkv, float* y) {
+  for (const SpanView& span : spans)
+    check_internal(span.past == 0, "attention_dense: a span has past tokens");
   KeySource source;
   source.k = k;
   source.v = v;
@@ -266,15 +289,16 @@ void attention_dense(const AttentionShape& shape, std::span<const SpanView> span
   Attention(shape, source, q, ldq, y).run(spans);
 }
 
-void attention_paged(const AttentionShape& shape, const KvLayerView& cache, std::span<const SpanView> spans, const float* q,
-                     int64_t ldq, float* y) {
+void attention_paged(const AttentionShape& shape, const KvLayerView& cache, std::span<const SpanView> spans,
+                     const float* q, int64_t ldq, float* y) {
   KeySource source;
   source.elem = elem_of(cache.dtype);
   source.cache = &cache;
   Attention(shape, source, q, ldq, y).run(spans);
 }
 
-void kv_write(const KvLayerView& cache, std::span<const SpanView> spans, const float* k, const float* v, int64_t ld) {
+void kv_write(const KvLayerView& cache, std::span<const SpanView> spans, const float* k, const float* v,
+              int64_t ld) {
   const simd::Table& t = simd::table();
   const auto convert = t.from_f32[static_cast<int>(elem_of(cache.dtype))];
   const int64_t row_bytes = cache.head_dim * dtype_size(cache.dtype);
@@ -286,7 +310,8 @@ void kv_write(const KvLayerView& cache, std::span<const SpanView> spans, const f
         for (int64_t h = 0; h < cache.kv_heads; ++h) {
           std::byte* at = page + (h * kPageTokens + position % kPageTokens) * row_bytes;
           convert(k + (span.first + i) * ld + h * cache.head_dim, at, cache.head_dim);
-          convert(v + (span.first + i) * ld + h * cache.head_dim, at + cache.page_bytes() / 2, cache.head_dim);
+          convert(v + (span.first + i) * ld + h * cache.head_dim, at + cache.page_bytes() / 2,
+                  cache.head_dim);
         }
       }
     });

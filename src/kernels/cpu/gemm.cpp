@@ -30,8 +30,8 @@ struct Problem {
   int64_t n, k;
 };
 
-void multiply_tile(const Problem& p, const PackedRows& x, int64_t tile, int64_t step0, int64_t steps, const float* panel,
-                   int64_t columns, float* y, int64_t ldy) {
+void multiply_tile(const Problem& p, const PackedRows& x, int64_t tile, int64_t step0, int64_t steps,
+                   const float* panel, int64_t columns, float* y, int64_t ldy) {
   const int64_t mr = p.t.mr, rows = std::min(mr, x.rows - tile * mr);
   const float* a = x.data + tile * mr * x.steps + step0 * rows;
   const auto micro = (p.bf16 ? p.t.micro_bf16 : p.t.micro)[rows];
@@ -39,11 +39,13 @@ void multiply_tile(const Problem& p, const PackedRows& x, int64_t tile, int64_t 
   float c[simd::kMaxMr * simd::kMaxNr];
   micro(steps, a, panel, c, p.t.nr, false);
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j) y[i * ldy + j] = step0 > 0 ? y[i * ldy + j] + c[i * p.t.nr + j] : c[i * p.t.nr + j];
+    for (int64_t j = 0; j < columns; ++j)
+      y[i * ldy + j] = step0 > 0 ? y[i * ldy + j] + c[i * p.t.nr + j] : c[i * p.t.nr + j];
 }
 
 // Tiles [tile0, tile1) of x against one panel of W.
-void multiply_panel(const Problem& p, const PackedRows& x, int64_t tile0, int64_t tile1, int64_t panel, float* y, int64_t ldy) {
+void multiply_panel(const Problem& p, const PackedRows& x, int64_t tile0, int64_t tile1, int64_t panel,
+                    float* y, int64_t ldy) {
   thread_local Scratch scratch;
   const int64_t nr = p.t.nr, block = k_block(p.k), per_step = p.bf16 ? 2 : 1;
   float* b = scratch.floats(block * nr);
@@ -52,7 +54,8 @@ void multiply_panel(const Problem& p, const PackedRows& x, int64_t tile0, int64_
     const int64_t kn = std::min(block, p.k - k0);
     p.w.pack(panel, k0, kn, b);
     for (int64_t tile = tile0; tile < tile1; ++tile)
-      multiply_tile(p, x, tile, k0 / per_step, ceil_div(kn, per_step), b, columns, y + tile * p.t.mr * ldy + panel * nr, ldy);
+      multiply_tile(p, x, tile, k0 / per_step, ceil_div(kn, per_step), b, columns,
+                    y + tile * p.t.mr * ldy + panel * nr, ldy);
   }
 }
 
@@ -78,8 +81,8 @@ void multiply_rows(const Problem& p, const float* x, int64_t ldx, int64_t m, flo
 
 }  // namespace
 
-void gemm(const simd::Table& t, bool bf16, const PanelSource& w, const float* x, int64_t ldx, int64_t m, int64_t n, int64_t k,
-          float* y, int64_t ldy) {
+void gemm(const simd::Table& t, bool bf16, const PanelSource& w, const float* x, int64_t ldx, int64_t m,
+          int64_t n, int64_t k, float* y, int64_t ldy) {
   if (m <= 0 || n <= 0) return;
   if (k == 0) {
     for (int64_t i = 0; i < m; ++i) std::memset(y + i * ldy, 0, sizeof(float) * static_cast<size_t>(n));
@@ -87,7 +90,8 @@ void gemm(const simd::Table& t, bool bf16, const PanelSource& w, const float* x,
   }
   const Problem problem{t, bf16, w, n, k};
   const int64_t block = round_up(ceil_div(m, ceil_div(m, kMaxRowBlock)), t.mr);
-  for (int64_t i = 0; i < m; i += block) multiply_rows(problem, x + i * ldx, ldx, std::min(block, m - i), y + i * ldy, ldy);
+  for (int64_t i = 0; i < m; i += block)
+    multiply_rows(problem, x + i * ldx, ldx, std::min(block, m - i), y + i * ldy, ldy);
 }
 
 void DensePanels::pack(int64_t panel, int64_t k0, int64_t kn, float* out) const {
@@ -104,8 +108,8 @@ void QuantPanels::pack(int64_t panel, int64_t k0, int64_t kn, float* out) const 
   (bf16_ ? table_.pack_quant_bf16 : table_.pack_quant)(w_, block, blocks, k0, kn, out);
 }
 
-void gemv_dense(const simd::Table& t, simd::Elem elem, const void* w, int64_t ldw, int64_t n, int64_t k, const float* x,
-                int64_t ldx, int64_t tokens, float* y, int64_t ldy) {
+void gemv_dense(const simd::Table& t, simd::Elem elem, const void* w, int64_t ldw, int64_t n, int64_t k,
+                const float* x, int64_t ldx, int64_t tokens, float* y, int64_t ldy) {
   const int64_t rows = std::max<int64_t>(8, round_up(65536 / std::max<int64_t>(1, 4 * k), 8));
   parallel_for(ceil_div(n, rows), [&](int64_t i) {
     const int64_t r0 = i * rows, r1 = std::min(n, r0 + rows);
@@ -116,7 +120,8 @@ void gemv_dense(const simd::Table& t, simd::Elem elem, const void* w, int64_t ld
   });
 }
 
-void gemm_nt(const float* x, int64_t ldx, const float* w, int64_t ldw, float* y, int64_t ldy, int64_t m, int64_t n, int64_t k) {
+void gemm_nt(const float* x, int64_t ldx, const float* w, int64_t ldw, float* y, int64_t ldy, int64_t m,
+             int64_t n, int64_t k) {
   const simd::Table& t = simd::table();
   if (m <= simd::kMaxGemvTokens) return gemv_dense(t, simd::Elem::kF32, w, ldw, n, k, x, ldx, m, y, ldy);
   gemm(t, false, DensePanels(t, false, simd::Elem::kF32, w, ldw, n), x, ldx, m, n, k, y, ldy);

@@ -10,15 +10,16 @@ namespace awq {
 class PanelSource {
  public:
   virtual ~PanelSource() = default;
-  // Rows [panel * nr, (panel + 1) * nr) of W, columns [k0, k0 + kn): out[step][nr], rows beyond n zero. A step is
-  // one column in fp32, a pair of columns in bf16 (then k0 is even).
+  // Rows [panel * nr, (panel + 1) * nr) of W, columns [k0, k0 + kn): out[step][nr], rows beyond n zero. A
+  // step is one column in fp32, a pair of columns in bf16 (then k0 is even).
   virtual void pack(int64_t panel, int64_t k0, int64_t kn, float* out) const = 0;
 };
 
-// y [m, n] (row stride ldy) = x [m, k] (row stride ldx) Wᵀ. The sum over k is formed in float per block of at most
-// 256 columns, the blocks added in order; blocks depend on k alone, so results do not depend on m, n or threads.
-void gemm(const simd::Table& t, bool bf16, const PanelSource& w, const float* x, int64_t ldx, int64_t m, int64_t n, int64_t k,
-          float* y, int64_t ldy);
+// y [m, n] (row stride ldy) = x [m, k] (row stride ldx) Wᵀ. The sum over k is formed in float per block of at
+// most 256 columns, the blocks added in order; blocks depend on k alone, so results do not depend on m, n or
+// threads.
+void gemm(const simd::Table& t, bool bf16, const PanelSource& w, const float* x, int64_t ldx, int64_t m,
+          int64_t n, int64_t k, float* y, int64_t ldy);
 
 // Row-major weights [n, k] with row stride ld, in elements.
 class DensePanels : public PanelSource {
@@ -49,7 +50,7 @@ class QuantPanels : public PanelSource {
 };
 
 // Rows of a row-major weight against 1 to a few tokens: reads each weight once per 8 tokens.
-void gemv_dense(const simd::Table& t, simd::Elem elem, const void* w, int64_t ldw, int64_t n, int64_t k, const float* x,
-                int64_t ldx, int64_t tokens, float* y, int64_t ldy);
+void gemv_dense(const simd::Table& t, simd::Elem elem, const void* w, int64_t ldw, int64_t n, int64_t k,
+                const float* x, int64_t ldx, int64_t tokens, float* y, int64_t ldy);
 
 }  // namespace awq

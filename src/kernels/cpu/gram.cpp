@@ -15,14 +15,15 @@ namespace {
 constexpr int64_t kChunkTokens = 256;
 constexpr int64_t kMirrorTile = 32;
 
-// One chunk of x, packed twice: as tiles of mr columns and as panels of nr columns, both [steps][columns]. A step
-// is a token, or a pair of tokens in bf16.
+// One chunk of x, packed twice: as tiles of mr columns and as panels of nr columns, both [steps][columns]. A
+// step is a token, or a pair of tokens in bf16.
 struct PackedChunk {
   float *tiles, *panels;
   int64_t steps;
 };
 
-void pack_chunk(const simd::Table& t, bool bf16, const float* x, int64_t ldx, int64_t tokens, int64_t k, const PackedChunk& out) {
+void pack_chunk(const simd::Table& t, bool bf16, const float* x, int64_t ldx, int64_t tokens, int64_t k,
+                const PackedChunk& out) {
   const int64_t mr = t.mr, nr = t.nr;
   parallel_chunks(out.steps, 4 * k, [&](int64_t begin, int64_t end) {
     thread_local Scratch scratch;
@@ -69,7 +70,8 @@ void add_panel(const simd::Table& t, bool bf16, const PackedChunk& x, int64_t pa
 void mirror(const simd::Table& t, float* g, int64_t k) {
   parallel_for(ceil_div(k, kMirrorTile), [&](int64_t block) {
     const int64_t r0 = block * kMirrorTile, rows = std::min(kMirrorTile, k - r0);
-    for (int64_t c0 = 0; c0 < r0; c0 += kMirrorTile) t.transpose(g + c0 * k + r0, k, kMirrorTile, rows, g + r0 * k + c0, k);
+    for (int64_t c0 = 0; c0 < r0; c0 += kMirrorTile)
+      t.transpose(g + c0 * k + r0, k, kMirrorTile, rows, g + r0 * k + c0, k);
     for (int64_t r = r0; r < r0 + rows; ++r)
       for (int64_t c = r0; c < r; ++c) g[r * k + c] = g[c * k + r];
   });

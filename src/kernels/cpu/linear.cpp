@@ -14,14 +14,15 @@
 namespace awq {
 namespace {
 
-// Up to so many tokens the weights are streamed in their stored form, 8 tokens at a time; beyond it they become
-// panels. Measured on 1536 x 1536: the streaming kernel for 4 bits multiplies almost as fast as the panels' product
-// and saves the dequantized copy; bf16 products are twice as fast, so they pay sooner.
+// Up to so many tokens the weights are streamed in their stored form, 8 tokens at a time; beyond it they
+// become panels. Measured on 1536 x 1536: the streaming kernel for 4 bits multiplies almost as fast as the
+// panels' product and saves the dequantized copy; bf16 products are twice as fast, so they pay sooner.
 constexpr int64_t kDenseStreamTokens = 16, kQuantStreamTokens = 32, kBf16StreamTokens = 8;
 
 class DenseLinear final : public PackedLinear {
  public:
-  DenseLinear(Tensor w, bool bf16) : w_(std::move(w)), table_(simd::table()), bf16_(bf16), elem_(elem_of(w_.dtype())) {}
+  DenseLinear(Tensor w, bool bf16)
+      : w_(std::move(w)), table_(simd::table()), bf16_(bf16), elem_(elem_of(w_.dtype())) {}
 
   void run(const float* x, int64_t tokens, float* y, int64_t ldy) const override {
     if (tokens > (bf16_ ? kBf16StreamTokens : kDenseStreamTokens)) {
@@ -58,7 +59,9 @@ class QuantLinear final : public PackedLinear {
   int64_t out() const override { return out_; }
   int64_t in() const override { return view_.k; }
   int64_t bytes() const override { return codes_.nbytes() + scales_.nbytes() + zeros_.nbytes(); }
-  std::string kernel() const override { return fmt::format("w{}-{}{}", view_.bits, table_.name, bf16_ ? "-bf16" : ""); }
+  std::string kernel() const override {
+    return fmt::format("w{}-{}{}", view_.bits, table_.name, bf16_ ? "-bf16" : "");
+  }
 
  private:
   void store_codes(const QuantWeight& w);
@@ -82,7 +85,8 @@ QuantLinear::QuantLinear(const QuantWeight& w, bool bf16)
   view_.groups = w.groups();
   view_.words = ceil_div(view_.group, 32 / view_.bits);
   if (view_.groups > 1 && view_.group % 8 != 0)
-    fail(Code::kUnsupported, "group size {} of a quantized weight [{}, {}]: expected a multiple of 8", view_.group, w.rows, w.cols);
+    fail(Code::kUnsupported, "group size {} of a quantized weight [{}, {}]: expected a multiple of 8",
+         view_.group, w.rows, w.cols);
   store_codes(w);
   store_scales(w);
   store_zeros(w);
@@ -109,7 +113,8 @@ void QuantLinear::store_codes(const QuantWeight& w) {
 }
 
 void QuantLinear::store_scales(const QuantWeight& w) {
-  const DType dtype = w.scale_dtype == DType::kF16 || w.scale_dtype == DType::kBF16 ? w.scale_dtype : DType::kF32;
+  const DType dtype =
+      w.scale_dtype == DType::kF16 || w.scale_dtype == DType::kBF16 ? w.scale_dtype : DType::kF32;
   std::vector<float> ordered(static_cast<size_t>(row_blocks_ * view_.groups * simd::kRowBlock), 0.0f);
   for (int64_t row = 0; row < w.rows; ++row)
     for (int64_t g = 0; g < view_.groups; ++g)
@@ -141,7 +146,8 @@ void QuantLinear::run(const float* x, int64_t tokens, float* y, int64_t ldy) con
 void QuantLinear::stream(const float* x, int64_t tokens, float* y, int64_t ldy) const {
   thread_local Scratch scratch;
   const int64_t k = view_.k, groups = view_.groups;
-  float* packed = scratch.floats(tokens * (k + groups));  // per 8 tokens: x [k][tokens], then sums [groups][tokens]
+  float* packed =
+      scratch.floats(tokens * (k + groups));  // per 8 tokens: x [k][tokens], then sums [groups][tokens]
   for (int64_t t0 = 0; t0 < tokens; t0 += simd::kMaxGemvTokens) {
     const int tn = static_cast<int>(std::min<int64_t>(simd::kMaxGemvTokens, tokens - t0));
     float* xp = packed + t0 * (k + groups);
@@ -166,13 +172,16 @@ void QuantLinear::stream(const float* x, int64_t tokens, float* y, int64_t ldy) 
 
 bool use_bf16(Precision precision) { return precision == Precision::kBf16 && simd::table().bf16; }
 
-bool aligned(const Tensor& w) { return reinterpret_cast<uintptr_t>(w.bytes()) % static_cast<uintptr_t>(dtype_size(w.dtype())) == 0; }
+bool aligned(const Tensor& w) {
+  return reinterpret_cast<uintptr_t>(w.bytes()) % static_cast<uintptr_t>(dtype_size(w.dtype())) == 0;
+}
 
 }  // namespace
 
 std::unique_ptr<PackedLinear> pack_linear(const Tensor& w, Precision precision) {
   if (w.rank() != 2 || (w.dtype() != DType::kF32 && w.dtype() != DType::kF16 && w.dtype() != DType::kBF16))
-    fail(Code::kUnsupported, "linear weight: expected F32, F16 or BF16 of rank 2, got {} {}", dtype_name(w.dtype()), shape_text(w.shape()));
+    fail(Code::kUnsupported, "linear weight: expected F32, F16 or BF16 of rank 2, got {} {}",
+         dtype_name(w.dtype()), shape_text(w.shape()));
   const bool bf16 = use_bf16(precision);
   if (bf16 && w.dtype() != DType::kBF16) return std::make_unique<DenseLinear>(w.to(DType::kBF16), true);
   return std::make_unique<DenseLinear>(aligned(w) ? w : w.clone(), bf16);

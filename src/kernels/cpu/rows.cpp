@@ -10,10 +10,12 @@
 
 namespace awq {
 
-void rms_norm(const float* x, const float* weight, float weight_offset, float eps, int64_t tokens, int64_t dim, float* y) {
+void rms_norm(const float* x, const float* weight, float weight_offset, float eps, int64_t tokens,
+              int64_t dim, float* y) {
   const simd::Table& t = simd::table();
   parallel_chunks(tokens, dim, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) t.rms_norm(x + i * dim, weight, weight_offset, eps, dim, y + i * dim);
+    for (int64_t i = begin; i < end; ++i)
+      t.rms_norm(x + i * dim, weight, weight_offset, eps, dim, y + i * dim);
   });
 }
 
@@ -52,13 +54,14 @@ void embed(const Tensor& table, std::span<const int32_t> ids, float* y) {
 
 namespace {
 
-// cos and sin [tokens, pairs] of a step. Every layer, and queries as well as keys, ask for the same angles, and
-// the double-precision cos and sin cost more than turning the vectors: the last ones are kept.
+// cos and sin [tokens, pairs] of a step. Every layer, and queries as well as keys, ask for the same angles,
+// and the double-precision cos and sin cost more than turning the vectors: the last ones are kept.
 class AngleCache {
  public:
   void prepare(std::span<const int32_t> positions, std::span<const double> inv_freq, float magnitude) {
     if (magnitude == magnitude_ && equal(positions, positions_) && equal(inv_freq, inv_freq_)) return;
-    const int64_t tokens = static_cast<int64_t>(positions.size()), pairs = static_cast<int64_t>(inv_freq.size());
+    const int64_t tokens = static_cast<int64_t>(positions.size()),
+                  pairs = static_cast<int64_t>(inv_freq.size());
     positions_.assign(positions.begin(), positions.end());
     inv_freq_.assign(inv_freq.begin(), inv_freq.end());
     magnitude_ = magnitude;
@@ -91,9 +94,10 @@ class AngleCache {
 
 }  // namespace
 
-void rope(float* x, int64_t ldx, int64_t tokens, int64_t heads, int64_t head_dim, std::span<const int32_t> positions,
-          std::span<const double> inv_freq, float magnitude) {
-  check_internal(static_cast<int64_t>(positions.size()) == tokens && 2 * static_cast<int64_t>(inv_freq.size()) <= head_dim,
+void rope(float* x, int64_t ldx, int64_t tokens, int64_t heads, int64_t head_dim,
+          std::span<const int32_t> positions, std::span<const double> inv_freq, float magnitude) {
+  check_internal(static_cast<int64_t>(positions.size()) == tokens &&
+                     2 * static_cast<int64_t>(inv_freq.size()) <= head_dim,
                  "rope: positions or frequencies do not fit the heads");
   if (tokens == 0 || inv_freq.empty()) return;
   thread_local AngleCache cache;
@@ -104,22 +108,27 @@ void rope(float* x, int64_t ldx, int64_t tokens, int64_t heads, int64_t head_dim
   const float* const sin = cache.sin();
   parallel_chunks(tokens, heads * head_dim, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      for (int64_t h = 0; h < heads; ++h) t.rotate(x + i * ldx + h * head_dim, cos + i * pairs, sin + i * pairs, pairs);
+      for (int64_t h = 0; h < heads; ++h)
+        t.rotate(x + i * ldx + h * head_dim, cos + i * pairs, sin + i * pairs, pairs);
   });
 }
 
-void log_softmax_gather(const float* logits, int64_t tokens, int64_t vocab, const int32_t* target, double* logprob) {
+void log_softmax_gather(const float* logits, int64_t tokens, int64_t vocab, const int32_t* target,
+                        double* logprob) {
   const simd::Table& t = simd::table();
   for (int64_t i = 0; i < tokens; ++i)
-    if (target[i] < 0 || target[i] >= vocab) fail(Code::kBadArgument, "target id {}: expected 0 to {}", target[i], vocab - 1);
+    if (target[i] < 0 || target[i] >= vocab)
+      fail(Code::kBadArgument, "target id {}: expected 0 to {}", target[i], vocab - 1);
   parallel_for(tokens, [&](int64_t i) {
     const float* row = logits + i * vocab;
     const float top = t.max(row, vocab);
-    logprob[i] = static_cast<double>(row[target[i]]) - static_cast<double>(top) - std::log(t.exp_sum(row, vocab, top));
+    logprob[i] =
+        static_cast<double>(row[target[i]]) - static_cast<double>(top) - std::log(t.exp_sum(row, vocab, top));
   });
 }
 
-void kl_divergence(const float* p_logits, const float* q_logits, int64_t tokens, int64_t vocab, double* kl, uint8_t* same_top) {
+void kl_divergence(const float* p_logits, const float* q_logits, int64_t tokens, int64_t vocab, double* kl,
+                   uint8_t* same_top) {
   const simd::Table& t = simd::table();
   parallel_for(tokens, [&](int64_t i) {
     const float* p = p_logits + i * vocab;
@@ -127,7 +136,8 @@ void kl_divergence(const float* p_logits, const float* q_logits, int64_t tokens,
     const float pmax = t.max(p, vocab), qmax = t.max(q, vocab);
     const simd::KlSums sums = t.kl_sums(p, q, vocab, pmax, qmax);
     // sum p (ln p - ln q) = E_p[p_logit - q_logit] - ln Zp + ln Zq
-    kl[i] = sums.pd / sums.p - (static_cast<double>(pmax) + std::log(sums.p)) + (static_cast<double>(qmax) + std::log(sums.q));
+    kl[i] = sums.pd / sums.p - (static_cast<double>(pmax) + std::log(sums.p)) +
+            (static_cast<double>(qmax) + std::log(sums.q));
     same_top[i] = t.first_equal(p, vocab, pmax) == t.first_equal(q, vocab, qmax);
   });
 }

@@ -32,7 +32,8 @@ class Scratch {
 };
 
 }  // namespace simd
-// Not awq::Scratch itself: that name is the forward pass's buffers (model/model.h), and the linker would merge the two.
+// Not awq::Scratch itself: that name is the forward pass's buffers (model/model.h), and the linker would
+// merge the two.
 using simd::Scratch;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -42,11 +43,14 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 inline simd::Elem elem_of(DType dtype) {
   check_internal(dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16,
                  "a kernel was given a tensor that is not F32, F16 or BF16");
-  return dtype == DType::kF32 ? simd::Elem::kF32 : dtype == DType::kF16 ? simd::Elem::kF16 : simd::Elem::kBF16;
+  return dtype == DType::kF32   ? simd::Elem::kF32
+         : dtype == DType::kF16 ? simd::Elem::kF16
+                                : simd::Elem::kBF16;
 }
 
 // body(begin, end) over chunks of [0, n) worth about 16K element operations each.
-inline void parallel_chunks(int64_t n, int64_t elements_each, const std::function<void(int64_t, int64_t)>& body) {
+inline void parallel_chunks(int64_t n, int64_t elements_each,
+                            const std::function<void(int64_t, int64_t)>& body) {
   const int64_t chunk = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, elements_each));
   parallel_for(ceil_div(n, chunk), [&](int64_t i) { body(i * chunk, std::min(n, (i + 1) * chunk)); });
 }

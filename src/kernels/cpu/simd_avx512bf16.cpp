@@ -25,12 +25,15 @@ struct StepBf16 {
 };
 
 // 32 floats to 16 pairs in order: lane i holds (2i, 2i + 1).
-inline F pairs_of(F first, F second) { return _mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(second, first)); }
+inline F pairs_of(F first, F second) {
+  return _mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(second, first));
+}
 
 // Lane i holds (even[i], odd[i]).
 inline F interleave(F even, F odd) {
-  alignas(64) static constexpr uint16_t kOrder[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                      8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  alignas(64) static constexpr uint16_t kOrder[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                      21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                      11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
   return _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_load_si512(kOrder), both));
 }
@@ -39,10 +42,12 @@ inline F interleave(F even, F odd) {
 template <Elem kElem>
 inline F row_pairs(const void* row, int64_t k, int64_t n) {
   if (n >= 2 * W) {
-    if constexpr (kElem == Elem::kBF16) return load(reinterpret_cast<const float*>(static_cast<const uint16_t*>(row) + k));
+    if constexpr (kElem == Elem::kBF16)
+      return load(reinterpret_cast<const float*>(static_cast<const uint16_t*>(row) + k));
     return pairs_of(load_elem<kElem>(row, k), load_elem<kElem>(row, k + W));
   }
-  return pairs_of(load_elem_n<kElem>(row, k, n < W ? n : W), n > W ? load_elem_n<kElem>(row, k + W, n - W) : F{});
+  return pairs_of(load_elem_n<kElem>(row, k, n < W ? n : W),
+                  n > W ? load_elem_n<kElem>(row, k + W, n - W) : F{});
 }
 
 void pack_a_bf16(const float* x, int64_t ldx, int rows, int64_t k, float* out) {
@@ -72,7 +77,8 @@ void pack_b_bf16(const void* const* rows, int n, int64_t k0, int64_t kn, float* 
 }
 
 template <int kBits>
-void pack_quant_bf16_bits(const QuantView& w, int64_t block, int blocks, int64_t k0, int64_t kn, float* panel) {
+void pack_quant_bf16_bits(const QuantView& w, int64_t block, int blocks, int64_t k0, int64_t kn,
+                          float* panel) {
   for (int c = 0; c < kNr; c += W) {
     float* out = panel + c;
     if (c / kRowBlock >= blocks) {

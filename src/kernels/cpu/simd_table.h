@@ -49,9 +49,11 @@ struct Table {
   // c [rows, nr] (row stride ldc) = or += sum over steps of a[step][rows] b[step][nr]; index: rows, 1..mr.
   // One step is one k in fp32, a pair of k (32 bits per element) in bf16.
   void (*micro[kMaxMr + 1])(int64_t steps, const float* a, const float* b, float* c, int64_t ldc, bool add);
-  void (*micro_bf16[kMaxMr + 1])(int64_t steps, const float* a, const float* b, float* c, int64_t ldc, bool add);
+  void (*micro_bf16[kMaxMr + 1])(int64_t steps, const float* a, const float* b, float* c, int64_t ldc,
+                                 bool add);
   // The same with a row-major, row stride kKeyBlock.
-  void (*micro_rows[kMaxMr + 1])(int64_t steps, const float* a, const float* b, float* c, int64_t ldc, bool add);
+  void (*micro_rows[kMaxMr + 1])(int64_t steps, const float* a, const float* b, float* c, int64_t ldc,
+                                 bool add);
 
   // out[kk][rows] = x[r][kk], rows <= mr. bf16: pairs, odd k padded with zero.
   void (*pack_a)(const float* x, int64_t ldx, int rows, int64_t k, float* out);
@@ -61,7 +63,8 @@ struct Table {
   void (*pack_b_bf16[kElems])(const void* const* rows, int n, int64_t k0, int64_t kn, float* panel);
   // The same from nr/16 row blocks, dequantized; blocks beyond `blocks` are zero. k0 even for bf16.
   void (*pack_quant)(const QuantView& w, int64_t block, int blocks, int64_t k0, int64_t kn, float* panel);
-  void (*pack_quant_bf16)(const QuantView& w, int64_t block, int blocks, int64_t k0, int64_t kn, float* panel);
+  void (*pack_quant_bf16)(const QuantView& w, int64_t block, int blocks, int64_t k0, int64_t kn,
+                          float* panel);
   // Two rows of n floats to n pairs of bf16 (second may be null: zero); for Gram panels, tokens being k.
   void (*pair_bf16)(const float* even, const float* odd, int64_t n, float* out);
 
@@ -69,11 +72,12 @@ struct Table {
   void (*transpose)(const float* x, int64_t ldx, int64_t rows, int64_t columns, float* y, int64_t ldy);
 
   // y[t][row] for rows [r0, r1) of a row-major weight; index: Elem, tokens. y has row stride ldy.
-  void (*gemv[kElems][kMaxGemvTokens + 1])(const void* w, int64_t ldw, int64_t r0, int64_t r1, int64_t k, const float* x,
-                                           int64_t ldx, float* y, int64_t ldy);
-  // The same for row blocks [b0, b1), rows < limit written. xp [k][tokens], xs [groups][tokens] sums per group.
-  void (*gemv_quant[kMaxGemvTokens + 1])(const QuantView& w, int64_t b0, int64_t b1, int64_t limit, const float* xp,
-                                         const float* xs, float* y, int64_t ldy);
+  void (*gemv[kElems][kMaxGemvTokens + 1])(const void* w, int64_t ldw, int64_t r0, int64_t r1, int64_t k,
+                                           const float* x, int64_t ldx, float* y, int64_t ldy);
+  // The same for row blocks [b0, b1), rows < limit written. xp [k][tokens], xs [groups][tokens] sums per
+  // group.
+  void (*gemv_quant[kMaxGemvTokens + 1])(const QuantView& w, int64_t b0, int64_t b1, int64_t limit,
+                                         const float* xp, const float* xs, float* y, int64_t ldy);
 
   void (*to_f32[kElems])(const void* src, float* dst, int64_t n);
   void (*from_f32[kElems])(const float* src, void* dst, int64_t n);
@@ -87,9 +91,10 @@ struct Table {
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* y);
   void (*rotate)(float* x, const float* cos, const float* sin, int64_t half);
   void (*exp)(const float* x, float* y, int64_t n);
-  // Online softmax of one row of scores over columns [lo, hi) of a block: s becomes e^(s - new max), zero in the
-  // rest of [begin, end); max and sum are updated; returns the factor by which earlier results shrink.
-  float (*softmax_step)(float* s, int64_t lo, int64_t hi, int64_t begin, int64_t end, float* max, double* sum);
+  // Online softmax of one row of scores over columns [lo, hi) of a block: s becomes e^(s - new max), zero in
+  // the rest of [begin, end); max and sum are updated; returns the factor by which earlier results shrink.
+  float (*softmax_step)(float* s, int64_t lo, int64_t hi, int64_t begin, int64_t end, float* max,
+                        double* sum);
   float (*max)(const float* x, int64_t n);
   int64_t (*first_equal)(const float* x, int64_t n, float value);  // n when there is none
   double (*exp_sum)(const float* x, int64_t n, float max);

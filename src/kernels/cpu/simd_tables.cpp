@@ -6,10 +6,14 @@ namespace awq::simd {
 
 const Table& table() {
   switch (isa()) {
-    case Isa::kPortable: return portable_table();
-    case Isa::kAvx2: return avx2_table();
-    case Isa::kAvx512: return avx512_table();
-    case Isa::kAvx512Bf16: return avx512bf16_table();
+    case Isa::kPortable:
+      return portable_table();
+    case Isa::kAvx2:
+      return avx2_table();
+    case Isa::kAvx512:
+      return avx512_table();
+    case Isa::kAvx512Bf16:
+      return avx512bf16_table();
   }
   return portable_table();
 }

@@ -11,7 +11,8 @@ namespace {
 // Fills key and value [head_dim] of a span's position and key/value head.
 using Fetch = std::function<void(const SpanView&, int64_t position, int64_t head, float* key, float* value)>;
 
-void attend(const AttentionShape& s, std::span<const SpanView> spans, const float* q, int64_t ldq, const Fetch& fetch, float* y) {
+void attend(const AttentionShape& s, std::span<const SpanView> spans, const float* q, int64_t ldq,
+            const Fetch& fetch, float* y) {
   std::vector<float> key(static_cast<size_t>(s.head_dim)), value(key.size());
   std::vector<double> score, out(key.size());
   for (const SpanView& span : spans)
@@ -23,7 +24,8 @@ void attend(const AttentionShape& s, std::span<const SpanView> spans, const floa
         for (int64_t p = first; p <= position; ++p) {
           fetch(span, p, kv_head, key.data(), value.data());
           double dot = 0;
-          for (int64_t i = 0; i < s.head_dim; ++i) dot += double{q[(span.first + t) * ldq + h * s.head_dim + i]} * double{key[i]};
+          for (int64_t i = 0; i < s.head_dim; ++i)
+            dot += double{q[(span.first + t) * ldq + h * s.head_dim + i]} * double{key[i]};
           score.push_back(dot * double{s.scale});
         }
         const double top = *std::max_element(score.begin(), score.end());
@@ -43,36 +45,45 @@ void attend(const AttentionShape& s, std::span<const SpanView> spans, const floa
 // The bytes of a position's key; its value lies half a page further.
 std::byte* key_at(const KvLayerView& cache, const SpanView& span, int64_t position, int64_t head) {
   const int64_t row = head * kPageTokens + position % kPageTokens;
-  return cache.base + span.pages[position / kPageTokens] * cache.page_bytes() + row * cache.head_dim * dtype_size(cache.dtype);
+  return cache.base + span.pages[position / kPageTokens] * cache.page_bytes() +
+         row * cache.head_dim * dtype_size(cache.dtype);
 }
 
 }  // namespace
 
-void kv_write(const KvLayerView& cache, std::span<const SpanView> spans, const float* k, const float* v, int64_t ld) {
+void kv_write(const KvLayerView& cache, std::span<const SpanView> spans, const float* k, const float* v,
+              int64_t ld) {
   for (const SpanView& span : spans)
     for (int64_t t = 0; t < span.tokens; ++t)
       for (int64_t h = 0; h < cache.kv_heads; ++h) {
         std::byte* at = key_at(cache, span, span.past + t, h);
         convert_from_f32(k + (span.first + t) * ld + h * cache.head_dim, cache.dtype, at, cache.head_dim);
-        convert_from_f32(v + (span.first + t) * ld + h * cache.head_dim, cache.dtype, at + cache.page_bytes() / 2, cache.head_dim);
+        convert_from_f32(v + (span.first + t) * ld + h * cache.head_dim, cache.dtype,
+                         at + cache.page_bytes() / 2, cache.head_dim);
       }
 }
 
-void attention_paged(const AttentionShape& shape, const KvLayerView& cache, std::span<const SpanView> spans, const float* q,
-                     int64_t ldq, float* y) {
-  attend(shape, spans, q, ldq, [&](const SpanView& span, int64_t position, int64_t head, float* key, float* value) {
-    const std::byte* at = key_at(cache, span, position, head);
-    convert_to_f32(cache.dtype, at, key, cache.head_dim);
-    convert_to_f32(cache.dtype, at + cache.page_bytes() / 2, value, cache.head_dim);
-  }, y);
+void attention_paged(const AttentionShape& shape, const KvLayerView& cache, std::span<const SpanView> spans,
+                     const float* q, int64_t ldq, float* y) {
+  attend(
+      shape, spans, q, ldq,
+      [&](const SpanView& span, int64_t position, int64_t head, float* key, float* value) {
+        const std::byte* at = key_at(cache, span, position, head);
+        convert_to_f32(cache.dtype, at, key, cache.head_dim);
+        convert_to_f32(cache.dtype, at + cache.page_bytes() / 2, value, cache.head_dim);
+      },
+      y);
 }
 
-void attention_dense(const AttentionShape& shape, std::span<const SpanView> spans, const float* q, int64_t ldq, const float* k,
-                     const float* v, int64_t ldkv, float* y) {
-  attend(shape, spans, q, ldq, [&](const SpanView& span, int64_t position, int64_t head, float* key, float* value) {
-    std::copy_n(k + (span.first + position) * ldkv + head * shape.head_dim, shape.head_dim, key);
-    std::copy_n(v + (span.first + position) * ldkv + head * shape.head_dim, shape.head_dim, value);
-  }, y);
+void attention_dense(const AttentionShape& shape, std::span<const SpanView> spans, const float* q,
+                     int64_t ldq, const float* k, const float* v, int64_t ldkv, float* y) {
+  attend(
+      shape, spans, q, ldq,
+      [&](const SpanView& span, int64_t position, int64_t head, float* key, float* value) {
+        std::copy_n(k + (span.first + position) * ldkv + head * shape.head_dim, shape.head_dim, key);
+        std::copy_n(v + (span.first + position) * ldkv + head * shape.head_dim, shape.head_dim, value);
+      },
+      y);
 }
 
 }  // namespace awq::reference

@@ -5,13 +5,15 @@
 
 namespace awq::reference {
 
-void rms_norm(const float* x, const float* weight, float weight_offset, float eps, int64_t tokens, int64_t dim, float* y) {
+void rms_norm(const float* x, const float* weight, float weight_offset, float eps, int64_t tokens,
+              int64_t dim, float* y) {
   for (int64_t t = 0; t < tokens; ++t) {
     double sum = 0;
     for (int64_t i = 0; i < dim; ++i) sum += double{x[t * dim + i]} * double{x[t * dim + i]};
     const double r = 1.0 / std::sqrt(sum / static_cast<double>(dim) + double{eps});
     for (int64_t i = 0; i < dim; ++i)
-      y[t * dim + i] = static_cast<float>(double{x[t * dim + i]} * r * (double{weight[i]} + double{weight_offset}));
+      y[t * dim + i] =
+          static_cast<float>(double{x[t * dim + i]} * r * (double{weight[i]} + double{weight_offset}));
   }
 }
 
@@ -25,11 +27,12 @@ void silu_mul(const float* gate_up, int64_t tokens, int64_t dim, float* y) {
 
 void embed(const Tensor& table, std::span<const int32_t> ids, float* y) {
   const int64_t dim = table.dim(1), bytes = dim * dtype_size(table.dtype());
-  for (size_t i = 0; i < ids.size(); ++i) convert_to_f32(table.dtype(), table.bytes() + ids[i] * bytes, y + i * dim, dim);
+  for (size_t i = 0; i < ids.size(); ++i)
+    convert_to_f32(table.dtype(), table.bytes() + ids[i] * bytes, y + i * dim, dim);
 }
 
-void rope(float* x, int64_t ldx, int64_t tokens, int64_t heads, int64_t head_dim, std::span<const int32_t> positions,
-          std::span<const double> inv_freq, float magnitude) {
+void rope(float* x, int64_t ldx, int64_t tokens, int64_t heads, int64_t head_dim,
+          std::span<const int32_t> positions, std::span<const double> inv_freq, float magnitude) {
   const int64_t half = static_cast<int64_t>(inv_freq.size());
   for (int64_t t = 0; t < tokens; ++t)
     for (int64_t h = 0; h < heads; ++h)
@@ -53,11 +56,14 @@ double log_sum_exp(const float* x, int64_t n) {
 }
 }  // namespace
 
-void log_softmax_gather(const float* logits, int64_t tokens, int64_t vocab, const int32_t* target, double* logprob) {
-  for (int64_t t = 0; t < tokens; ++t) logprob[t] = double{logits[t * vocab + target[t]]} - log_sum_exp(logits + t * vocab, vocab);
+void log_softmax_gather(const float* logits, int64_t tokens, int64_t vocab, const int32_t* target,
+                        double* logprob) {
+  for (int64_t t = 0; t < tokens; ++t)
+    logprob[t] = double{logits[t * vocab + target[t]]} - log_sum_exp(logits + t * vocab, vocab);
 }
 
-void kl_divergence(const float* p_logits, const float* q_logits, int64_t tokens, int64_t vocab, double* kl, uint8_t* same_top) {
+void kl_divergence(const float* p_logits, const float* q_logits, int64_t tokens, int64_t vocab, double* kl,
+                   uint8_t* same_top) {
   for (int64_t t = 0; t < tokens; ++t) {
     const float* p = p_logits + t * vocab;
     const float* q = q_logits + t * vocab;

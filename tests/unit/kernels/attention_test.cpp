@@ -18,8 +18,8 @@ struct Case {
 };
 
 std::string text(const Case& c) {
-  return fmt::format("heads {}/{} dim {} window {} first span {}+{}", c.heads, c.kv_heads, c.head_dim, c.window,
-                     c.spans[0].first, c.spans[0].second);
+  return fmt::format("heads {}/{} dim {} window {} first span {}+{}", c.heads, c.kv_heads, c.head_dim,
+                     c.window, c.spans[0].first, c.spans[0].second);
 }
 
 // Spans of a case over a cache whose pages lie in a shuffled order.
@@ -64,8 +64,9 @@ AttentionShape shape_of(const Case& c) {
   return {c.heads, c.kv_heads, c.head_dim, 1.0f / std::sqrt(static_cast<float>(c.head_dim)), c.window};
 }
 
-const Case kDense[] = {{1, 1, 8, 0, {{0, 1}}},        {4, 2, 16, 0, {{0, 33}, {0, 0}, {0, 7}}}, {9, 3, 64, 0, {{0, 150}}},
-                       {3, 3, 20, 0, {{0, 300}}},     {2, 1, 40, 5, {{0, 60}, {0, 2}}},         {6, 2, 32, 200, {{0, 290}}},
+const Case kDense[] = {{1, 1, 8, 0, {{0, 1}}},           {4, 2, 16, 0, {{0, 33}, {0, 0}, {0, 7}}},
+                       {9, 3, 64, 0, {{0, 150}}},        {3, 3, 20, 0, {{0, 300}}},
+                       {2, 1, 40, 5, {{0, 60}, {0, 2}}}, {6, 2, 32, 200, {{0, 290}}},
                        {7, 1, 12, 1, {{0, 20}}}};
 
 TEST(Attention, DenseMatchesReference) {
@@ -74,7 +75,8 @@ TEST(Attention, DenseMatchesReference) {
       SCOPED_TRACE(text(c));
       const Paged p(c, DType::kF32);
       const int64_t ldq = c.heads * c.head_dim + 3, ldkv = c.kv_heads * c.head_dim + 1;
-      const auto q = random_floats(p.tokens * ldq, 1, 2.0f), k = random_floats(p.tokens * ldkv, 2, 2.0f), v = random_floats(p.tokens * ldkv, 3);
+      const auto q = random_floats(p.tokens * ldq, 1, 2.0f), k = random_floats(p.tokens * ldkv, 2, 2.0f),
+                 v = random_floats(p.tokens * ldkv, 3);
       std::vector<float> want(static_cast<size_t>(p.tokens * c.heads * c.head_dim));
       reference::attention_dense(shape_of(c), p.spans, q.data(), ldq, k.data(), v.data(), ldkv, want.data());
       const auto got = same_for_any_threads([&] {
@@ -92,7 +94,7 @@ const Case kPaged[] = {{2, 1, 8, 0, {{0, 1}}},
                        {9, 3, 64, 0, {{130, 20}, {255, 1}}},
                        {8, 8, 24, 0, {{70, 3}}},
                        {6, 2, 32, 50, {{200, 1}, {100, 90}}},
-                       {4, 1, 16, 0, {{2500, 1}, {1030, 3}, {5, 4}}},   // split over key ranges
+                       {4, 1, 16, 0, {{2500, 1}, {1030, 3}, {5, 4}}},  // split over key ranges
                        {4, 2, 16, 1500, {{3000, 2}}}};
 
 TEST(Attention, PagedMatchesReference) {
@@ -102,7 +104,8 @@ TEST(Attention, PagedMatchesReference) {
         SCOPED_TRACE(text(c) + " " + dtype_name(dtype));
         Paged p(c, dtype);
         const int64_t ldq = c.heads * c.head_dim + 3, ld = c.kv_heads * c.head_dim + 2;
-        const auto q = random_floats(p.tokens * ldq, 1, 2.0f), k = random_floats(p.tokens * ld, 2), v = random_floats(p.tokens * ld, 3);
+        const auto q = random_floats(p.tokens * ldq, 1, 2.0f), k = random_floats(p.tokens * ld, 2),
+                   v = random_floats(p.tokens * ld, 3);
         auto expected = p.memory;
         std::swap(expected, p.memory);
         p.cache.base = p.memory.data();
@@ -143,12 +146,14 @@ TEST(Attention, TokenByTokenAgreesWithPrefill) {
 TEST(Attention, LargeScoresStayFinite) {
   const Case c{2, 1, 16, 0, {{0, 200}}};
   const Paged p(c, DType::kF32);
-  const auto q = random_floats(200 * 32, 1, 1000.0f), k = random_floats(200 * 16, 2, 1000.0f), v = random_floats(200 * 16, 3);
+  const auto q = random_floats(200 * 32, 1, 1000.0f), k = random_floats(200 * 16, 2, 1000.0f),
+             v = random_floats(200 * 16, 3);
   on_every_isa([&] {
     std::vector<float> y(200 * 32), want(200 * 32);
     reference::attention_dense(shape_of(c), p.spans, q.data(), 32, k.data(), v.data(), 16, want.data());
     attention_dense(shape_of(c), p.spans, q.data(), 32, k.data(), v.data(), 16, y.data());
-    // Scores near 1e6 carry an absolute rounding error near 0.1, so only weights that are clearly apart agree.
+    // Scores near 1e6 carry an absolute rounding error near 0.1, so only weights that are clearly apart
+    // agree.
     for (const float value : y) ASSERT_TRUE(std::isfinite(value));
     EXPECT_LT(relative_error(y, want), 0.2);
   });

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/half.h"
 #include "base/system.h"
 #include "base/thread_pool.h"
 #include "tensor/tensor.h"
@@ -42,6 +43,11 @@ inline std::vector<float> random_floats(int64_t n, uint32_t seed, float scale = 
   return v;
 }
 
+inline std::vector<float> rounded_to_bf16(std::vector<float> v) {
+  for (float& x : v) x = round_to_bf16(x);
+  return v;
+}
+
 // max |a - b| / max |b|
 inline double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
   double worst = 0, top = 1e-30;
@@ -55,7 +61,7 @@ inline double relative_error(const std::vector<float>& a, const std::vector<floa
 
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 // Runs `produce` (returning a vector) with 1, 2 and 3 threads and expects the same bits.
@@ -72,7 +78,8 @@ auto same_for_any_threads(const Produce& produce) {
   return one;
 }
 
-inline QuantWeight random_quant(int64_t rows, int64_t cols, int bits, int group, bool zeros, DType scale_dtype, uint32_t seed) {
+inline QuantWeight random_quant(int64_t rows, int64_t cols, int bits, int group, bool zeros,
+                                DType scale_dtype, uint32_t seed) {
   QuantWeight w;
   w.scheme = {CodeKind::kAffine, bits, group, zeros ? ZeroKind::kInteger : ZeroKind::kNone};
   w.rows = rows;
@@ -85,7 +92,8 @@ inline QuantWeight random_quant(int64_t rows, int64_t cols, int bits, int group,
     w.scales.push_back(0.001f * static_cast<float>(1 + rng() % 50));
     if (zeros) w.zeros.push_back(code());
   }
-  const Tensor rounded = Tensor::from(w.scales, {static_cast<int64_t>(w.scales.size())}).to(scale_dtype).to_f32();
+  const Tensor rounded =
+      Tensor::from(w.scales, {static_cast<int64_t>(w.scales.size())}).to(scale_dtype).to_f32();
   w.scales.assign(rounded.f32(), rounded.f32() + rounded.numel());
   return w;
 }

@@ -22,13 +22,16 @@ std::vector<float> run(const PackedLinear& linear, const std::vector<float>& x, 
   for (int64_t t = 0; t < tokens; ++t)
     for (int64_t i = 0; i < 3; ++i) EXPECT_EQ(y[t * ldy + linear.out() + i], 77.0f);
   std::vector<float> result;
-  for (int64_t t = 0; t < tokens; ++t) result.insert(result.end(), y.begin() + t * ldy, y.begin() + t * ldy + linear.out());
+  for (int64_t t = 0; t < tokens; ++t)
+    result.insert(result.end(), y.begin() + t * ldy, y.begin() + t * ldy + linear.out());
   return result;
 }
 
 TEST(Gemm, MatchesReferenceAtOddSizes) {
-  struct { int64_t m, n, k; } cases[] = {{1, 1, 1}, {2, 3, 5}, {9, 1, 3}, {13, 33, 17}, {14, 32, 256}, {15, 31, 257},
-                                         {29, 65, 300}, {70, 96, 576}, {9, 40, 0}};
+  struct {
+    int64_t m, n, k;
+  } cases[] = {{1, 1, 1},     {2, 3, 5},     {9, 1, 3},     {13, 33, 17}, {14, 32, 256},
+               {15, 31, 257}, {29, 65, 300}, {70, 96, 576}, {9, 40, 0}};
   on_every_isa([&] {
     for (const auto& c : cases) {
       SCOPED_TRACE(fmt::format("m {} n {} k {}", c.m, c.n, c.k));
@@ -58,7 +61,9 @@ TEST(Gemm, ResultOfARowDoesNotDependOnTheOthers) {
 }
 
 TEST(DenseLinear, MatchesReferenceForEveryTypeAndTokenCount) {
-  struct { int64_t out, in; } shapes[] = {{1, 1}, {37, 45}, {64, 576}, {96, 131}};
+  struct {
+    int64_t out, in;
+  } shapes[] = {{1, 1}, {37, 45}, {64, 576}, {96, 131}};
   on_every_isa([&] {
     for (const auto& s : shapes)
       for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
@@ -70,7 +75,8 @@ TEST(DenseLinear, MatchesReferenceForEveryTypeAndTokenCount) {
           const auto x = random_floats(tokens * s.in, 4);
           std::vector<float> want(static_cast<size_t>(tokens * s.out));
           reference::linear(w, x.data(), tokens, want.data(), s.out);
-          EXPECT_LT(relative_error(same_for_any_threads([&] { return run(*linear, x, tokens); }), want), 1e-6);
+          EXPECT_LT(relative_error(same_for_any_threads([&] { return run(*linear, x, tokens); }), want),
+                    1e-6);
         }
       }
   });
@@ -87,12 +93,31 @@ TEST(DenseLinear, Bf16RoundsBothSidesForAnyTokenCount) {
         for (const int64_t tokens : kTokens) {
           SCOPED_TRACE(fmt::format("{} in {} tokens {}", dtype_name(dtype), in, tokens));
           const auto x = random_floats(tokens * in, 4);
-          const Tensor rounded = Tensor::from(x, {tokens, in}).to(DType::kBF16).to_f32();
+          const auto rounded = rounded_to_bf16(x);
           std::vector<float> want(static_cast<size_t>(tokens * 45));
-          reference::linear(w.to(DType::kBF16), rounded.f32(), tokens, want.data(), 45);
-          EXPECT_LT(relative_error(same_for_any_threads([&] { return run(*linear, x, tokens); }), want), 1e-6);
+          reference::linear(w.to(DType::kBF16), rounded.data(), tokens, want.data(), 45);
+          EXPECT_LT(relative_error(same_for_any_threads([&] { return run(*linear, x, tokens); }), want),
+                    1e-6);
         }
       }
+  });
+}
+
+TEST(DenseLinear, KeepsSubnormalNumbers) {
+  // Weights and inputs whose products are subnormal or whose weights are: nothing may be flushed to zero.
+  const auto tiny = random_floats(40 * 48, 3, 1e-39f), small = random_floats(40 * 48, 5, 1e-20f);
+  on_every_isa([&] {
+    for (const auto& [values, x_scale] : {std::pair{&tiny, 1.0f}, std::pair{&small, 1e-19f}}) {
+      const auto linear = pack_linear(Tensor::from(*values, {40, 48}), Precision::kExact);
+      for (const int64_t tokens : {1, 33}) {
+        const auto x = random_floats(tokens * 48, 4, x_scale);
+        std::vector<float> want(static_cast<size_t>(tokens * 40));
+        reference::linear(Tensor::from(*values, {40, 48}), x.data(), tokens, want.data(), 40);
+        const auto got = run(*linear, x, tokens);
+        // Each of the 48 sums rounds to a multiple of 2^-149.
+        for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], 100 * 0x1p-149) << tokens;
+      }
+    }
   });
 }
 
@@ -120,17 +145,24 @@ TEST(DenseLinear, AcceptsUnalignedBytes) {
 }
 
 TEST(QuantLinear, MatchesReferenceForEverySchemeAndTokenCount) {
-  struct { int64_t out, in; int bits, group; bool zeros; DType scale; } cases[] = {
-      {64, 128, 4, 32, true, DType::kF16},  {40, 576, 4, 64, true, DType::kF16},  {17, 384, 4, 128, false, DType::kBF16},
-      {33, 48, 4, 8, true, DType::kF32},    {8, 100, 4, -1, true, DType::kF16},   {5, 7, 4, -1, false, DType::kF16},
-      {48, 128, 8, 64, true, DType::kF16},  {31, 72, 3, 24, true, DType::kF16},   {16, 64, 2, 16, false, DType::kF32},
-      {19, 130, 5, -1, true, DType::kBF16}, {100, 64, 6, 64, true, DType::kF16},  {65, 96, 7, 32, true, DType::kF16}};
+  struct {
+    int64_t out, in;
+    int bits, group;
+    bool zeros;
+    DType scale;
+  } cases[] = {{64, 128, 4, 32, true, DType::kF16},    {40, 576, 4, 64, true, DType::kF16},
+               {17, 384, 4, 128, false, DType::kBF16}, {33, 48, 4, 8, true, DType::kF32},
+               {8, 100, 4, -1, true, DType::kF16},     {5, 7, 4, -1, false, DType::kF16},
+               {48, 128, 8, 64, true, DType::kF16},    {31, 72, 3, 24, true, DType::kF16},
+               {16, 64, 2, 16, false, DType::kF32},    {19, 130, 5, -1, true, DType::kBF16},
+               {100, 64, 6, 64, true, DType::kF16},    {65, 96, 7, 32, true, DType::kF16}};
   on_every_isa([&] {
     for (const auto& c : cases) {
       const QuantWeight w = random_quant(c.out, c.in, c.bits, c.group, c.zeros, c.scale, 11);
       const auto linear = pack_linear(w, Precision::kExact);
       for (const int64_t tokens : kTokens) {
-        SCOPED_TRACE(fmt::format("{} {} [{}, {}] x {} tokens", linear->kernel(), w.scheme.text(), c.out, c.in, tokens));
+        SCOPED_TRACE(fmt::format("{} {} [{}, {}] x {} tokens", linear->kernel(), w.scheme.text(), c.out, c.in,
+                                 tokens));
         const auto x = random_floats(tokens * c.in, 4);
         std::vector<float> want(static_cast<size_t>(tokens * c.out));
         reference::linear(w, x.data(), tokens, want.data(), c.out);
@@ -150,9 +182,9 @@ TEST(QuantLinear, Bf16ProductsStayWithinTheRoundingOfBothSides) {
         Tensor dense(DType::kF32, {50, in});
         dequantize(w, dense.f32());
         const auto x = random_floats(33 * in, 4);
-        const Tensor rounded = Tensor::from(x, {33, in}).to(DType::kBF16).to_f32();
+        const auto rounded = rounded_to_bf16(x);
         std::vector<float> want(33 * 50);
-        reference::linear(dense.to(DType::kBF16), rounded.f32(), 33, want.data(), 50);
+        reference::linear(dense.to(DType::kBF16), rounded.data(), 33, want.data(), 50);
         EXPECT_LT(relative_error(run(*linear, x, 33), want), 1e-6);
       }
   });
@@ -178,7 +210,8 @@ TEST(Linear, ATokenHasTheSameBitsInAnySmallBatch) {
       const auto all = run(*layer, x, 8);
       for (int64_t t = 0; t < 8; ++t) {
         const auto one = run(*layer, {x.begin() + t * 192, x.begin() + (t + 1) * 192}, 1);
-        EXPECT_EQ(std::memcmp(one.data(), all.data() + t * 80, 80 * sizeof(float)), 0) << layer->kernel() << " token " << t;
+        EXPECT_EQ(std::memcmp(one.data(), all.data() + t * 80, 80 * sizeof(float)), 0)
+            << layer->kernel() << " token " << t;
       }
     }
   });

@@ -19,7 +19,8 @@ constexpr int64_t kDims[] = {1, 3, 16, 29, 64, 577};
 // Distance in units in the last place of the reference.
 double ulps(float got, double want) {
   const float nearest = static_cast<float>(want);
-  const double unit = std::max(std::ldexp(1.0, std::ilogb(std::max(std::abs(nearest), 1e-37f)) - 23), 1.4e-45);
+  const double unit =
+      std::max(std::ldexp(1.0, std::ilogb(std::max(std::abs(nearest), 1e-37f)) - 23), 1.4e-45);
   return std::abs(double{got} - want) / unit;
 }
 
@@ -50,8 +51,9 @@ TEST(Exp, HandlesTheEndsOfTheRange) {
 
 TEST(HalfConversions, EqualThePortableOnesForAllKindsOfValues) {
   std::vector<float> x = random_floats(1000, 1, 100.0f);
-  for (const float v : {0.0f, -0.0f, 1e-40f, -1e-41f, 1e-8f, 6e-8f, 3e-5f, 6.1e-5f, 65504.0f, 65519.0f, 65520.0f, 1e38f, 3.4e38f,
-                        std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()})
+  for (const float v :
+       {0.0f, -0.0f, 1e-40f, -1e-41f, 1e-8f, 6e-8f, 3e-5f, 6.1e-5f, 65504.0f, 65519.0f, 65520.0f, 1e38f,
+        3.4e38f, std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()})
     x.push_back(v);
   const int64_t n = static_cast<int64_t>(x.size());
   on_every_isa([&] {
@@ -118,7 +120,8 @@ TEST(Add, AddsVectorsAndBiases) {
     const auto rows_before = rows, bias = random_floats(17, 4);
     add_bias(rows.data(), 20, bias.data(), 7, 17);
     for (int64_t t = 0; t < 7; ++t)
-      for (int64_t i = 0; i < 20; ++i) ASSERT_EQ(rows[t * 20 + i], rows_before[t * 20 + i] + (i < 17 ? bias[i] : 0.0f));
+      for (int64_t i = 0; i < 20; ++i)
+        ASSERT_EQ(rows[t * 20 + i], rows_before[t * 20 + i] + (i < 17 ? bias[i] : 0.0f));
   });
 }
 
@@ -145,12 +148,15 @@ TEST(Embed, ConvertsRowsAndNamesABadId) {
 }
 
 TEST(Rope, MatchesReferenceForFullAndPartialRotation) {
-  struct { int64_t heads, head_dim, pairs; } cases[] = {{1, 2, 1}, {3, 16, 8}, {2, 10, 5}, {4, 64, 32}, {2, 80, 20}};
+  struct {
+    int64_t heads, head_dim, pairs;
+  } cases[] = {{1, 2, 1}, {3, 16, 8}, {2, 10, 5}, {4, 64, 32}, {2, 80, 20}};
   on_every_isa([&] {
     for (const auto& c : cases)
       for (const int64_t tokens : kTokens) {
         std::vector<double> inv_freq;
-        for (int64_t i = 0; i < c.pairs; ++i) inv_freq.push_back(std::pow(10000.0, -double(i) / double(c.pairs)));
+        for (int64_t i = 0; i < c.pairs; ++i)
+          inv_freq.push_back(std::pow(10000.0, -double(i) / double(c.pairs)));
         std::vector<int32_t> positions;
         for (int64_t t = 0; t < tokens; ++t) positions.push_back(static_cast<int32_t>(t * t * 117 % 30011));
         const int64_t ldx = c.heads * c.head_dim + 5;
@@ -215,7 +221,8 @@ TEST(KlDivergence, MatchesReferenceAndIsZeroForEqualRows) {
           EXPECT_EQ(top, want_top);
           for (int64_t t = 0; t < tokens; ++t) {
             // The exponentials are floats: about 1e-8 absolute, whatever the divergence.
-            EXPECT_NEAR(got[t], want[t], 5e-8 + 1e-6 * want[t]) << "vocab " << vocab << " distance " << distance;
+            EXPECT_NEAR(got[t], want[t], 5e-8 + 1e-6 * want[t])
+                << "vocab " << vocab << " distance " << distance;
             if (distance == 0) {
               EXPECT_EQ(got[t], 0.0);
             }
