@@ -13,6 +13,11 @@ namespace awq {
 // kExact: fp32 activations and products, weights at their stored precision.
 // kBf16: activations and dense weights rounded to bfloat16 before the product, fp32 accumulation; on machines
 // without bf16 instructions this is emulated nowhere: it falls back to kExact.
+//
+// A few tokens stream the stored weights, more go through dense panels (cpu/linear.cpp has the limits). Each way is
+// deterministic; between them sums are ordered differently, about 1e-6 of the largest output. In kBf16 dense weights
+// see the same rounded operands both ways. Quantized weights do not: streaming multiplies the exact (q - z) s by
+// fp32 activations, panels round both to bf16 (2^-9 each), so use kExact where decode must equal prefill.
 enum class Precision : uint8_t { kExact, kBf16 };
 
 class PackedLinear {

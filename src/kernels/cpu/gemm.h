@@ -1,5 +1,5 @@
-// The blocked matrix product Y = X Wᵀ behind every linear layer with more than a few tokens. Weights come in
-// any stored form through PanelSource, which writes them as dense panels of the microkernel's width.
+// The blocked matrix product Y = X Wᵀ behind every linear layer with more than a few tokens. Weights come
+// in any stored form through PanelSource, which writes them as dense panels of the microkernel's width.
 #pragma once
 #include <cstdint>
 
