@@ -1,6 +1,7 @@
 // awq generate: continues a text, writing it as it comes.
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
@@ -34,7 +35,9 @@ struct Outcome {
 
 std::string prompt_text(const std::string& prompt) {
   if (prompt != "-") return prompt;
-  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+  std::string text{std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+  if (text.ends_with('\n')) text.pop_back();  // the shell's, not the author's
+  return text;
 }
 
 // Tokens per second of steps that took `seconds`; empty when none did.
@@ -43,13 +46,16 @@ std::optional<double> rate(int64_t tokens, double seconds) {
   return static_cast<double>(tokens) / seconds;
 }
 
-// The first generated token comes out of the prompt's last step, so decoding is timed over the others.
+// The first token comes out of the prompt's last step, so decoding is timed over the others and what ended
+// it.
 std::optional<double> prompt_rate(const FinishEvent& f) { return rate(f.prompt_tokens, f.prefill_seconds); }
-std::optional<double> decode_rate(const FinishEvent& f) { return rate(f.tokens - 1, f.decode_seconds); }
+std::optional<double> decode_rate(const FinishEvent& f) {
+  return rate(f.tokens + (f.stop_id >= 0 ? 1 : 0) - 1, f.decode_seconds);
+}
 
 Outcome generate(const std::shared_ptr<const Model>& model, const std::shared_ptr<const Tokenizer>& tokenizer,
-                 const EngineOptions& engine_options, Request request,
-                 const std::function<void(const std::string&)>& write) {
+                 const EngineOptions& options, Request request,
+                 const std::function<void(std::string_view)>& write) {
   Outcome outcome;
   Detokenizer detokenizer(tokenizer);
   const auto take = [&](const std::string& piece) {
@@ -61,7 +67,7 @@ Outcome generate(const std::shared_ptr<const Model>& model, const std::shared_pt
     return true;
   };
   request.on_finish = [&](const FinishEvent& event) { outcome.finish = event; };
-  Engine engine(model, engine_options);
+  Engine engine(model, options);
   engine.add(std::move(request));
   engine.run_until_idle();
   take(detokenizer.flush());
@@ -86,40 +92,68 @@ void print_outcome(const Options& options, const std::string& prompt, const Outc
 }
 
 void log_speed(const FinishEvent& f) {
-  const auto speed = [](const std::optional<double>& v) { return v ? fmt::format(", {:.1f}/s", *v) : ""; };
-  log(Level::kInfo, "prompt {} tokens{}   generated {} tokens{}   {}", f.prompt_tokens, speed(prompt_rate(f)),
-      f.tokens, speed(decode_rate(f)),
-      f.reason == FinishReason::kStop ? "ended by the model" : "reached the limit");
+  const auto speed = [](const std::optional<double>& v) {
+    return v ? fmt::format(" at {:.1f} tokens/s", *v) : "";
+  };
+  log(Level::kInfo, "prompt {}{}, generated {}{}, {}", f.prompt_tokens, speed(prompt_rate(f)), f.tokens,
+      speed(decode_rate(f)), f.reason == FinishReason::kStop ? "ended by the model" : "reached the limit");
 }
+
+Request make_request(const Options& options, const Tokenizer& tokenizer, std::string_view prompt) {
+  Request request;
+  request.prompt = tokenizer.encode(prompt, true);
+  request.sampling = options.sampling;
+  request.max_tokens = options.max_tokens;
+  request.ignore_eos = options.ignore_eos;
+  return request;
+}
+
+// A cache for this one request: the model's whole context may be more than the machine has.
+EngineOptions engine_options(const Checkpoint& checkpoint, const ModelConfig& config,
+                             const Request& request) {
+  EngineOptions options;
+  options.end_ids = end_ids(checkpoint);
+  options.max_sequences = 1;
+  const int64_t tokens = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;
+  options.kv_pages = PageAllocator::pages_for(std::min(tokens, config.max_position));
+  return options;
+}
+
+// Text on standard output as it comes. Its line is ended even when generation is stopped, so that what
+// follows on a terminal starts on its own.
+class TextStream {
+ public:
+  ~TextStream() {
+    if (begun_) write("\n");
+  }
+  void write(std::string_view piece) {
+    begun_ = true;
+    std::fwrite(piece.data(), 1, piece.size(), stdout);
+    std::fflush(stdout);
+  }
+
+ private:
+  bool begun_ = false;
+};
 
 int run(const Options& options, const Context& context) {
   check_sampling(options.sampling);
   const auto checkpoint = Checkpoint::open(resolve_model(options.model));
   const auto tokenizer = load_tokenizer(*checkpoint);
   const std::string prompt = prompt_text(options.prompt);
-  Request request;
-  request.prompt = tokenizer->encode(prompt, true);
-  request.sampling = options.sampling;
-  request.max_tokens = options.max_tokens;
-  request.ignore_eos = options.ignore_eos;
-  EngineOptions engine_options;
-  engine_options.end_ids = end_ids(*checkpoint);
-  engine_options.max_sequences = 1;
-
+  Request request = make_request(options, *tokenizer, prompt);
   const auto model = Model::load(*checkpoint, {Precision::kExact, context.report});
+  const EngineOptions engine = engine_options(*checkpoint, model->config(), request);
   context.end_report();
-  const Outcome outcome =
-      generate(model, tokenizer, engine_options, std::move(request), [&](const std::string& piece) {
-        if (context.json) return;
-        std::fwrite(piece.data(), 1, piece.size(), stdout);
-        std::fflush(stdout);
-      });
-  if (context.json) {
-    print_outcome(options, prompt, outcome);
-  } else {
-    print_line("");
-    std::fflush(stdout);
+
+  Outcome outcome;
+  {
+    TextStream stream;
+    outcome = generate(model, tokenizer, engine, std::move(request), [&](std::string_view piece) {
+      if (!context.json) stream.write(piece);
+    });
   }
+  if (context.json) print_outcome(options, prompt, outcome);
   log_speed(outcome.finish);
   return 0;
 }
@@ -160,11 +194,13 @@ void add_generate(CLI::App& app, Context& context) {
                                "--temperature 0.8 --top-p 0.9 < letter.txt"},
                               [options, &context] { return run(*options, context); });
   command.add_option("MODEL", options->model, "folder, .gguf file or org/name")->required();
-  command.add_option("-p,--prompt", options->prompt, "the text to continue; - reads standard input")
+  command
+      .add_option("-p,--prompt", options->prompt,
+                  "the text to continue; - reads standard input, less a last newline")
       ->required()
       ->type_name("TEXT");
   command.add_option("--max-tokens", options->max_tokens, "tokens to generate at most")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, int64_t{1000000000}))
       ->type_name("N")
       ->capture_default_str();
   command.add_flag("--ignore-eos", options->ignore_eos, "go on after the model's end of text");

@@ -28,41 +28,38 @@ int64_t parameters(const Checkpoint& checkpoint) {
   return total;
 }
 
+std::string count_text(int64_t n) {
+  if (n >= 1000000000) return fmt::format("{:.2f} billion", static_cast<double>(n) / 1e9);
+  if (n >= 1000000) return fmt::format("{:.1f} million", static_cast<double>(n) / 1e6);
+  return fmt::format("{}", n);
+}
+
 int64_t stored_bytes(const Checkpoint& checkpoint) {
   int64_t total = 0;
   for (const StoredTensor& t : checkpoint.tensors()) total += t.bytes;
   return total;
 }
 
-const char* rope_name(RopeType type) {
-  switch (type) {
-    case RopeType::kDefault:
-      return "default";
-    case RopeType::kLinear:
-      return "linear";
-    case RopeType::kLlama3:
-      return "llama3";
-  }
-  return "?";
-}
-
 Json rope_json(const RopeConfig& rope) {
-  Json json = {{"type", rope_name(rope.type)}, {"theta", rope.theta}};
-  if (rope.type != RopeType::kDefault) json["factor"] = rope.factor;
+  Json json = {{"type", rope_type_name(rope.type)}, {"theta", rope.theta}, {"dim", rope.dim}};
+  if (rope.type == RopeType::kDefault) return json;
+  json["factor"] = rope.factor;
   if (rope.type == RopeType::kLlama3) {
     json["low_freq_factor"] = rope.low_freq_factor;
     json["high_freq_factor"] = rope.high_freq_factor;
-    json["original_max_position"] = rope.original_max_position;
   }
+  if (rope.type != RopeType::kLinear) json["original_max_position"] = rope.original_max_position;
   return json;
 }
 
-std::string rope_text(const RopeConfig& rope) {
-  std::string text = fmt::format("{}, theta {}", rope_name(rope.type), rope.theta);
-  if (rope.type != RopeType::kDefault) text += fmt::format(", factor {}", rope.factor);
+std::string rope_text(const RopeConfig& rope, int64_t head_dim) {
+  std::string text = fmt::format("{}, theta {}", rope_type_name(rope.type), rope.theta);
+  if (rope.dim != head_dim) text += fmt::format(", {} of {} elements", rope.dim, head_dim);
+  if (rope.type == RopeType::kDefault) return text;
+  text += fmt::format(", factor {}", rope.factor);
   if (rope.type == RopeType::kLlama3)
-    text += fmt::format(", frequency factors {} to {}, original context {}", rope.low_freq_factor,
-                        rope.high_freq_factor, rope.original_max_position);
+    text += fmt::format(", frequency factors {} to {}", rope.low_freq_factor, rope.high_freq_factor);
+  if (rope.type != RopeType::kLinear) text += fmt::format(", original context {}", rope.original_max_position);
   return text;
 }
 
@@ -136,11 +133,11 @@ void print_summary(const Checkpoint& checkpoint, const ModelConfig& c, const std
   line("architecture",
        fmt::format("{}, {} layers, hidden {}, MLP {}", c.model_type, c.layers, c.hidden, c.intermediate));
   line("attention", fmt::format("{} heads of {}, {} key/value heads", c.heads, c.head_dim, c.kv_heads));
-  line("rope", rope_text(c.rope));
+  line("rope", rope_text(c.rope, c.head_dim));
   line("context", fmt::format("{} tokens", c.max_position));
   line("vocabulary",
        fmt::format("{} tokens, head {}", c.vocab, c.tied ? "tied to the embedding" : "of its own"));
-  line("parameters", fmt::format("{:.1f} M", static_cast<double>(parameters(checkpoint)) / 1e6));
+  line("parameters", count_text(parameters(checkpoint)));
   line("size", fmt::format("{} in {} tensors, {:.2f} bits per weight of the linears",
                            human_bytes(static_cast<double>(stored_bytes(checkpoint))),
                            checkpoint.tensors().size(), format.bits_per_weight));
