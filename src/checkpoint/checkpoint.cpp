@@ -46,12 +46,16 @@ std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& path) {
        path.string(), ggufs.size(), ggufs[0].string());
 }
 
-Tensor Checkpoint::load_shaped(std::string_view name, const Shape& shape) const {
+void Checkpoint::require_shape(std::string_view name, const Shape& shape) const {
   const StoredTensor* stored = find(name);
   if (!stored) no_such_tensor(*this, name);
   if (stored->shape != shape)
     fail(Code::kBadFile, "{}: tensor '{}' at offset {}: expected shape {}, got {}", stored->file.string(),
          printable(stored->stored_name), stored->offset, shape_text(shape), shape_text(stored->shape));
+}
+
+Tensor Checkpoint::load_shaped(std::string_view name, const Shape& shape) const {
+  require_shape(name, shape);
   return load(name);
 }
 

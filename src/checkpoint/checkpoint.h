@@ -67,6 +67,8 @@ class Checkpoint {
   // load() as F32 with the shape demanded: kBadFile "expected shape [..], got [..]".
   Tensor load_f32(std::string_view name, const Shape& shape) const;
   Tensor load_shaped(std::string_view name, const Shape& shape) const;
+  // The same demands without reading the data: kNotFound, or kBadFile naming file, tensor and offset.
+  void require_shape(std::string_view name, const Shape& shape) const;
 
   virtual const std::optional<AwqConfig>& awq() const = 0;
   // Whether the linear `module` ("model.layers.0.mlp.up_proj") is stored quantized (has <module>.qweight).

@@ -1,7 +1,6 @@
 #include "checkpoint/writer.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,109 +11,18 @@
 #include <unordered_map>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "base/sha256.h"
+#include "base/mmap.h"
 #include "base/system.h"
+#include "checkpoint/output_files.h"
+#include "formats/printable.h"
 
 namespace awq {
 namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kIndexFile = "model.safetensors.index.json";
-
-// What the operating system said, as an Error that names the file and what was being written.
-[[noreturn]] void fail_write(const fs::path& shown, int64_t bytes, int error) {
-  if (error == ENOSPC || error == EDQUOT) {
-    fail(Code::kNoSpace, "{}: no space left on the device: needs {} bytes, {} bytes free", shown.string(),
-         bytes, free_disk_bytes(shown.parent_path()));
-  }
-  fail(Code::kIo, "{}: cannot write {} bytes: {}", shown.string(), bytes, std::strerror(error));
-}
-
-// A file being written in the temporary directory. Messages show the name it will have in the end.
-class OutputFile {
- public:
-  OutputFile(const fs::path& path, fs::path shown) : shown_(std::move(shown)) {
-    fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd_ < 0) fail_write(shown_, 0, errno);
-  }
-  ~OutputFile() { ::close(fd_); }
-  OutputFile(const OutputFile&) = delete;
-  OutputFile& operator=(const OutputFile&) = delete;
-
-  // Claims the disk space now, so that a long job cannot run out of it at the end. File systems that cannot
-  // promise space get the size only.
-  void reserve(int64_t bytes) {
-    int rc;
-    do rc = ::fallocate(fd_, 0, 0, bytes);
-    while (rc != 0 && errno == EINTR);
-    if (rc != 0 && (errno == EOPNOTSUPP || errno == ENOSYS)) rc = ::ftruncate(fd_, bytes);
-    if (rc != 0) fail_write(shown_, bytes, errno);
-  }
-
-  void write_at(int64_t offset, const void* data, int64_t bytes) {
-    const char* p = static_cast<const char*>(data);
-    for (int64_t done = 0; done < bytes;) {
-      const ssize_t n = ::pwrite(fd_, p + done, static_cast<size_t>(bytes - done), offset + done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) fail_write(shown_, bytes - done, n < 0 ? errno : EIO);
-      done += n;
-    }
-  }
-
-  void sync() {
-    if (::fsync(fd_) != 0) fail(Code::kIo, "{}: fsync failed: {}", shown_.string(), std::strerror(errno));
-  }
-
- private:
-  fs::path shown_;
-  int fd_ = -1;
-};
-
-// What lies under the final name.
-enum class Target { kFree, kOurs };
-
-Target check_target(const fs::path& dir, bool force) {
-  std::error_code ec;
-  const fs::file_status status = fs::symlink_status(dir, ec);
-  if (status.type() == fs::file_type::not_found) return Target::kFree;
-  if (ec) fail(Code::kIo, "{}: cannot look at it: {}", dir.string(), ec.message());
-  if (status.type() != fs::file_type::directory)
-    fail(Code::kExists, "{}: exists and is not a directory", dir.string());
-  const bool empty = fs::is_empty(dir, ec);
-  if (ec) fail(Code::kIo, "{}: cannot list it: {}", dir.string(), ec.message());
-  if (empty) return Target::kFree;
-  if (!holds_manifest(dir))
-    fail(Code::kExists,
-         "{}: exists and holds files that awq did not write (no {} of awq): choose another directory",
-         dir.string(), kManifestFile);
-  if (!force)
-    fail(Code::kExists,
-         "{}: already holds a finished output: use --force to replace it, or choose another directory",
-         dir.string());
-  return Target::kOurs;
-}
-
-// Absolute, symbolic links followed, no trailing slash: "out/." and a link to a directory name what they
-// mean.
-fs::path resolve_target(const fs::path& dir) {
-  if (dir.empty()) fail(Code::kBadArgument, "output directory: the name is empty");
-  std::error_code ec;
-  fs::path path = fs::weakly_canonical(fs::absolute(dir), ec);
-  if (ec) fail(Code::kIo, "{}: cannot resolve the path: {}", dir.string(), ec.message());
-  if (!path.has_filename()) path = path.parent_path();
-  if (!path.has_filename())
-    fail(Code::kBadArgument, "{}: expected a directory name to write to", dir.string());
-  return path;
-}
-
-// A lock that ends with the process tells directories being written from those a killed process left behind.
-int lock_directory(const fs::path& dir) {
-  const int fd = ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return -1;
-  if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
-  ::close(fd);
-  return -1;
-}
 
 // Removes temporary directories of this target whose writer is gone.
 void remove_abandoned(const fs::path& parent, const std::string& prefix) {
@@ -134,17 +42,51 @@ void remove_abandoned(const fs::path& parent, const std::string& prefix) {
   }
 }
 
-void create_parents(const fs::path& parent, std::vector<fs::path>& created) {
-  std::vector<fs::path> missing;
+void check_free_disk(const fs::path& target, int64_t needed) {
+  const int64_t available = free_disk_bytes(target.parent_path());
+  if (available < needed)
+    fail(Code::kNoSpace, "{}: too little disk: needs {} ({} bytes), {} free ({} bytes)", target.string(),
+         human_bytes(static_cast<double>(needed)), needed, human_bytes(static_cast<double>(available)),
+         available);
+}
+
+// What a directory's files already take on the disk.
+int64_t claimed_bytes(const fs::path& dir) {
+  int64_t bytes = 0;
   std::error_code ec;
-  for (fs::path p = parent; !fs::exists(p, ec) && !ec; p = p.parent_path()) missing.push_back(p);
-  for (auto p = missing.rbegin(); p != missing.rend(); ++p) {
-    if (fs::create_directory(*p, ec)) created.push_back(*p);
-    if (ec) fail(Code::kIo, "{}: cannot create the directory: {}", p->string(), ec.message());
+  if (dir.empty()) return 0;
+  for (fs::directory_iterator it(dir, ec), end; !ec && it != end; it.increment(ec)) {
+    struct stat st {};
+    if (::lstat(it->path().c_str(), &st) == 0) bytes += static_cast<int64_t>(st.st_blocks) * 512;
   }
+  return bytes;
+}
+
+// The nearest folder that exists must take new names.
+void check_permission(const fs::path& target) {
+  fs::path parent = target.parent_path();
+  std::error_code ec;
+  while (!fs::exists(parent, ec) && parent.has_relative_path()) parent = parent.parent_path();
+  if (!fs::is_directory(parent, ec))
+    fail(Code::kIo, "{}: cannot create the directory: {} is not a directory", target.string(), parent.string());
+  if (::access(parent.c_str(), W_OK | X_OK) != 0)
+    fail(Code::kIo, "{}: cannot create the directory: {}: {}", target.string(), parent.string(), std::strerror(errno));
+}
+
+// Everything the constructor can say without writing; returns the resolved target.
+fs::path examine_output(const fs::path& dir, const OutputPlan& plan, const WriterOptions& options) {
+  fs::path target = resolve_output(dir);
+  check_target(target, options.force);
+  check_permission(target);
+  check_free_disk(target, planned_bytes(plan, options.shard_bytes) + options.side_bytes - claimed_bytes(options.working_dir));
+  return target;
 }
 
 }  // namespace
+
+void check_output(const fs::path& dir, const OutputPlan& plan, const WriterOptions& options) {
+  examine_output(dir, plan, options);
+}
 
 struct CheckpointWriter::State {
   struct Shard {
@@ -158,10 +100,12 @@ struct CheckpointWriter::State {
     const OutputTensor* tensor = nullptr;
     int64_t offset = 0;  // in the file
     bool written = false;
+    std::string digest;  // of what was written, when it may be continued
   };
 
   fs::path target, temporary;
-  bool force = false, finished = false;
+  bool kept = false;  // the directory is someone else's: it stays when the writer fails
+  bool force = false, sealed = false, finished = false;
   int lock = -1;
   std::vector<fs::path> created_parents;
   std::vector<Shard> shards;
@@ -172,14 +116,31 @@ struct CheckpointWriter::State {
   ~State() {
     std::error_code ec;
     shards.clear();
-    if (!finished && lock >= 0) fs::remove_all(temporary, ec);
+    if (!finished && !kept && lock >= 0) fs::remove_all(temporary, ec);
     if (lock >= 0) ::close(lock);
     if (!finished)
       for (auto p = created_parents.rbegin(); p != created_parents.rend(); ++p) ::rmdir(p->c_str());
   }
 
+  // Files of an earlier run stay if they are shards; what they hold is up to adopt().
+  void open_kept(const fs::path& dir, const std::vector<OutputShard>& plans) {
+    kept = true;
+    temporary = dir;
+    if (::mkdir(dir.c_str(), 0777) != 0 && errno != EEXIST)
+      fail(Code::kIo, "{}: cannot create the directory: {}", dir.string(), std::strerror(errno));
+    std::error_code ec;
+    std::vector<fs::path> others;
+    for (fs::directory_iterator it(dir, ec), end; !ec && it != end; it.increment(ec)) {
+      const auto same = [&](const OutputShard& s) { return it->path().filename() == s.file; };
+      if (std::none_of(plans.begin(), plans.end(), same)) others.push_back(it->path());
+    }
+    for (const fs::path& path : others)
+      if (!ec) fs::remove_all(path, ec);
+    if (ec) fail(Code::kIo, "{}: cannot be cleared: {}", dir.string(), ec.message());
+  }
+
   void create_temporary() {
-    create_parents(target.parent_path(), created_parents);
+    create_directories_to(target.parent_path(), created_parents);
     const std::string prefix = fmt::format(".{}.tmp-", target.filename().string());
     remove_abandoned(target.parent_path(), prefix);
     temporary = target.parent_path() / fmt::format("{}{}", prefix, ::getpid());
@@ -191,14 +152,6 @@ struct CheckpointWriter::State {
     lock = lock_directory(temporary);
     if (lock < 0)
       fail(Code::kIo, "{}: cannot lock the directory: {}", temporary.string(), std::strerror(errno));
-  }
-
-  void check_free_disk(int64_t needed) const {
-    const int64_t available = free_disk_bytes(target.parent_path());
-    if (available < needed)
-      fail(Code::kNoSpace, "{}: too little disk: needs {} ({} bytes), {} free ({} bytes)", target.string(),
-           human_bytes(static_cast<double>(needed)), needed, human_bytes(static_cast<double>(available)),
-           available);
   }
 
   void open_shards(std::vector<OutputShard> plans) {
@@ -213,7 +166,8 @@ struct CheckpointWriter::State {
         slots[t.name] = {&shard, &t, shard.bytes, false};
         shard.bytes += t.nbytes();
       }
-      shard.file = std::make_unique<OutputFile>(temporary / shard.plan.file, target / shard.plan.file);
+      shard.file = std::make_unique<OutputFile>(temporary / shard.plan.file, target / shard.plan.file,
+                                                kept ? OutputFile::Mode::kKeep : OutputFile::Mode::kNew);
       shard.file->reserve(shard.bytes);
       shard.file->write_at(0, header.data(), static_cast<int64_t>(header.size()));
       bytes_written += static_cast<int64_t>(header.size());
@@ -227,14 +181,12 @@ struct CheckpointWriter::State {
   }
 
   void write_small(const std::string& name, std::string_view contents) {
-    auto file = std::make_unique<OutputFile>(temporary / name, target / name);
-    file->write_at(0, contents.data(), static_cast<int64_t>(contents.size()));
-    file->sync();
+    write_small_file(temporary / name, target / name, contents, Sync::kNow);
     bytes_written += static_cast<int64_t>(contents.size());
   }
 
   void publish() {
-    fsync_path(temporary);
+    sync_path(temporary);
     const fs::path parent = target.parent_path();
     if (check_target(target, force) == Target::kFree) {
       if (::rename(temporary.c_str(), target.c_str()) != 0) {
@@ -243,11 +195,11 @@ struct CheckpointWriter::State {
              target.string(), std::strerror(errno));
       }
       finished = true;
-      fsync_path(parent);
+      sync_path(parent);
       return;
     }
     replace_old();
-    fsync_path(parent);
+    sync_path(parent);
   }
 
   // The old output is exchanged with the new one in one step where the file system can, else moved aside
@@ -255,7 +207,8 @@ struct CheckpointWriter::State {
   void replace_old() {
     fs::path old = temporary;
     if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) != 0) {
-      old = target.parent_path() / fmt::format(".{}.old-{}", target.filename().string(), ::getpid());
+      old = kept ? temporary.parent_path() / "replaced"
+                 : target.parent_path() / fmt::format(".{}.old-{}", target.filename().string(), ::getpid());
       if (::rename(target.c_str(), old.c_str()) != 0)
         fail(Code::kIo, "{}: cannot move the old output aside: {}", target.string(), std::strerror(errno));
       if (::rename(temporary.c_str(), target.c_str()) != 0) {
@@ -266,7 +219,7 @@ struct CheckpointWriter::State {
       }
     }
     finished = true;
-    fsync_path(target.parent_path());
+    sync_path(target.parent_path());
     std::error_code ec;
     fs::remove_all(old, ec);
     if (ec)
@@ -277,11 +230,12 @@ struct CheckpointWriter::State {
 CheckpointWriter::CheckpointWriter(const fs::path& dir, const OutputPlan& plan, const WriterOptions& options)
     : state_(std::make_unique<State>()) {
   std::vector<OutputShard> shards = plan_shards(plan, options.shard_bytes);
-  state_->target = resolve_target(dir);
+  state_->target = examine_output(dir, plan, options);
   state_->force = options.force;
-  check_target(state_->target, options.force);
-  state_->check_free_disk(planned_bytes(plan, options.shard_bytes) + options.side_bytes);
-  state_->create_temporary();
+  if (options.working_dir.empty())
+    state_->create_temporary();
+  else
+    state_->open_kept(options.working_dir, shards);
   const std::string index = shard_index(shards);
   state_->open_shards(std::move(shards));
   if (!index.empty()) add_file(kIndexFile, index);
@@ -300,6 +254,7 @@ void CheckpointWriter::add(std::string_view name, const Tensor& tensor) {
          shape_text(tensor.shape()));
   slot.shard->file->write_at(slot.offset, tensor.bytes(), tensor.nbytes());
   slot.written = true;
+  if (state_->kept) slot.digest = content_digest({tensor.bytes(), static_cast<size_t>(tensor.nbytes())});
   state_->bytes_written += tensor.nbytes();
   if (--slot.shard->missing == 0) state_->complete(*slot.shard);
 }
@@ -320,8 +275,46 @@ void CheckpointWriter::add_file(std::string_view name, std::string_view contents
 const fs::path& CheckpointWriter::working_dir() const { return state_->temporary; }
 int64_t CheckpointWriter::bytes_written() const { return state_->bytes_written; }
 
-Manifest CheckpointWriter::finish(Manifest manifest) {
-  if (state_->finished) fail(Code::kInternal, "output {} is finished twice", state_->target.string());
+bool CheckpointWriter::has(std::string_view name) const {
+  const auto it = state_->slots.find(name);
+  return it != state_->slots.end() && it->second.written;
+}
+
+std::vector<WrittenTensor> CheckpointWriter::written() const {
+  std::vector<WrittenTensor> out;
+  for (const State::Shard& shard : state_->shards)
+    for (const OutputTensor& t : shard.plan.tensors)
+      if (const State::Slot& slot = state_->slots.at(t.name); slot.written) out.push_back({t.name, slot.digest});
+  return out;
+}
+
+void CheckpointWriter::adopt(const std::vector<WrittenTensor>& tensors) {
+  for (const WrittenTensor& t : tensors) {
+    check_cancelled();
+    const auto it = state_->slots.find(t.name);
+    if (it == state_->slots.end()) fail(Code::kBadFile, "{}: tensor '{}' is not planned", state_->temporary.string(), printable(t.name));
+    const State::Slot& slot = it->second;
+    const fs::path path = state_->temporary / slot.shard->plan.file;
+    const auto file = MappedFile::open(path);
+    const auto offset = static_cast<size_t>(slot.offset), size = static_cast<size_t>(slot.tensor->nbytes());
+    const std::string digest = content_digest(file->bytes().subspan(offset, size));
+    file->done_with(offset, size);
+    if (digest != t.digest)
+      fail(Code::kBadFile, "{}: tensor '{}' at offset {}: expected content with digest {}, got {}", path.string(), t.name, slot.offset,
+           t.digest, digest);
+  }
+  for (const WrittenTensor& t : tensors) {
+    State::Slot& slot = state_->slots.at(t.name);
+    if (slot.written) fail(Code::kInternal, "output tensor '{}' is written twice", t.name);
+    slot.written = true;
+    slot.digest = t.digest;
+    state_->bytes_written += slot.tensor->nbytes();
+    if (--slot.shard->missing == 0) state_->complete(*slot.shard);
+  }
+}
+
+Manifest CheckpointWriter::seal(Manifest manifest) {
+  if (state_->sealed) fail(Code::kInternal, "output {} is finished twice", state_->target.string());
   for (const State::Shard& shard : state_->shards)
     for (const OutputTensor& t : shard.plan.tensors)
       if (!state_->slots.at(t.name).written)
@@ -332,7 +325,19 @@ Manifest CheckpointWriter::finish(Manifest manifest) {
             [](const Manifest::File& a, const Manifest::File& b) { return a.name < b.name; });
   for (State::Shard& shard : state_->shards) shard.file->sync();
   state_->write_small(kManifestFile, manifest_json(manifest));
+  state_->sealed = true;
+  return manifest;
+}
+
+void CheckpointWriter::publish() {
+  if (!state_->sealed || state_->finished)
+    fail(Code::kInternal, "output {} is published {}", state_->target.string(), state_->sealed ? "twice" : "unfinished");
   state_->publish();
+}
+
+Manifest CheckpointWriter::finish(Manifest manifest) {
+  manifest = seal(std::move(manifest));
+  publish();
   return manifest;
 }
 

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "checkpoint/journal.h"
 #include "checkpoint/manifest.h"
 #include "formats/safetensors.h"
 #include "tensor/tensor.h"
@@ -44,12 +45,18 @@ struct WriterOptions {
   int64_t shard_bytes = kDefaultShardBytes;
   int64_t side_bytes = 0;  // expected size of what add_file() will bring, for the check of free disk
   bool force = false;      // replace a finished output of awq; anything else under the name is never touched
+  // Where to write instead of a temporary directory of the writer's own: the caller holds it locked (JobDirectory), it
+  // stays when the writer fails, and shards that an earlier run left in it are continued.
+  std::filesystem::path working_dir;
 };
+
+// What the writer would refuse about `dir` (kExists, kNoSpace, kIo), said before any work is done. Writes nothing.
+void check_output(const std::filesystem::path& dir, const OutputPlan& plan, const WriterOptions& options = {});
 
 // Not thread-safe.
 class CheckpointWriter {
  public:
-  // Creates `.<name>.tmp-<pid>` beside `dir` (and missing parents) and reserves the disk space of all shards.
+  // Creates `.<name>.tmp-<pid>` beside `dir` (and missing parents), or uses options.working_dir, and reserves the disk space of all shards.
   // Throws
   //   kExists   dir is a file, holds files awq did not write, or holds a finished output and force is not
   //   set;
@@ -58,7 +65,7 @@ class CheckpointWriter {
   //   kIo       the operating system refused
   CheckpointWriter(const std::filesystem::path& dir, const OutputPlan& plan,
                    const WriterOptions& options = {});
-  // Without finish() everything written is removed.
+  // Without finish() everything written is removed, unless it lies in options.working_dir.
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
@@ -74,9 +81,19 @@ class CheckpointWriter {
   const std::filesystem::path& working_dir() const;
   int64_t bytes_written() const;
 
+  // Whether the tensor is there; all that are, in file order (digests only with working_dir).
+  bool has(std::string_view name) const;
+  std::vector<WrittenTensor> written() const;
+  // Takes tensors of an earlier run for written once their bytes have been compared with the digests; kBadFile, and
+  // nothing taken, when one differs.
+  void adopt(const std::vector<WrittenTensor>& tensors);
+
   // Fills manifest.files, writes manifest.json last, syncs, renames. Throws kInternal when a tensor is
   // missing, kExists when something else has taken the name meanwhile. Returns the completed manifest.
   Manifest finish(Manifest manifest);
+  // The two halves of finish(): everything complete and synced under the working name; the name changed.
+  Manifest seal(Manifest manifest);
+  void publish();
 
  private:
   struct State;

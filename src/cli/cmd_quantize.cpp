@@ -199,7 +199,7 @@ void advise(const Options& o, const JobResult& r) {
 
 std::vector<std::pair<std::string, std::string>> manifest_options(const Options& o) {
   std::vector<std::pair<std::string, std::string>> out = {
-      {"method", o.quantize.method},    {"bits", std::to_string(o.quantize.bits)}, {"group_size", o.group},
+      {"method", o.quantize.method},    {"quality", o.quantize.quality}, {"bits", std::to_string(o.quantize.bits)}, {"group_size", o.group},
       {"sym", o.quantize.symmetric ? "true" : "false"}, {"format", o.quantize.format},             {"dtype", o.quantize.dtype},
       {"samples", o.samples},           {"seq_len", std::to_string(o.seq_len)}};
   for (const std::string& name : o.quantize.skip) out.emplace_back("skip", name);
@@ -207,9 +207,11 @@ std::vector<std::pair<std::string, std::string>> manifest_options(const Options&
 }
 
 std::string command_line(const Options& o, const std::string& output) {
-  std::vector<std::string> argv = {"awq", "quantize", o.model, "-o", output, "--method", o.quantize.method, "--bits",
+  std::vector<std::string> argv = {"awq", "quantize", o.model, "-o", output, "--method", o.quantize.method, "--quality", o.quantize.quality, "--bits",
                                    std::to_string(o.quantize.bits), "--group-size", o.group};
   if (o.quantize.symmetric) argv.emplace_back("--sym");
+  if (o.quantize.format != "auto") argv.insert(argv.end(), {"--format", o.quantize.format});
+  if (o.quantize.dtype != "auto") argv.insert(argv.end(), {"--dtype", o.quantize.dtype});
   argv.insert(argv.end(), {"--calib", o.calib, "--samples", o.samples, "--seq-len", std::to_string(o.seq_len)});
   for (const std::string& name : o.quantize.skip) argv.insert(argv.end(), {"--skip", name});
   return public_command(argv);
@@ -223,7 +225,11 @@ int run(const Context& context, Options o) {
   const std::string output = o.output.empty() ? default_output(model) : o.output;
   warn_about_source(*checkpoint);
   if (o.dry_run) return dry_run(context, o, *checkpoint, output);
-  plan_quantize(*checkpoint, o.quantize, 0);  // a refusal must not wait for the text to be tokenized
+  // A refusal must not wait for the text to be tokenized.
+  const QuantizePlan plan = plan_quantize(*checkpoint, o.quantize, 0);
+  WriterOptions writer_options;
+  writer_options.force = o.force;
+  check_output(output, output_plan(*checkpoint, plan, DType::kF16), writer_options);
 
   const auto tokenizer = load_tokenizer(*checkpoint);
   QuantizeJob job;
@@ -264,6 +270,8 @@ void add_quantize(CLI::App& app, Context& context) {
   command.add_option("-o,--output", o->output, "output directory (default ./NAME-awq)")->type_name("DIR");
   command.add_option("--method", o->quantize.method, "awq|rtn: searched scales and ranges, or rounding to nearest")
       ->check(one_of({"awq", "rtn"}))->type_name("NAME");
+  command.add_option("--quality", o->quantize.quality, "fast|best: searched grids, or errors compensated too (default)")
+      ->check(one_of({"fast", "best"}))->type_name("NAME");
   command.add_option("--bits", o->quantize.bits, "bits per weight, 2 to 8 (4 on disk as AWQ, others dense)")
       ->check(CLI::Range(2, 8))->type_name("N");
   command.add_option("--group-size", o->group, "weights sharing a scale: auto, a number, or -1 for all of a row")

@@ -11,6 +11,7 @@ constexpr int kAutoGroups[] = {128, 64, 32};
 
 void check_options(const QuantizeOptions& o) {
   if (o.method != "awq" && o.method != "rtn") fail(Code::kBadArgument, "--method {}: expected awq or rtn", o.method);
+  if (o.quality != "fast" && o.quality != "best") fail(Code::kBadArgument, "--quality {}: expected fast or best", o.quality);
   if (o.bits < 2 || o.bits > 8) fail(Code::kBadArgument, "--bits {}: expected 2 to 8", o.bits);
   if (o.group && *o.group != -1 && *o.group < 8)
     fail(Code::kBadArgument, "--group-size {}: expected auto, -1 (one group per output) or at least 8", *o.group);
@@ -88,6 +89,21 @@ int64_t memory_estimate(const Checkpoint& checkpoint, const QuantizePlan& plan, 
   return (int64_t{80} << 20) + tables + states + grams + scratch + block_weights * 4 * 3;
 }
 
+// A tensor that does not fit must be named now, not when its block's turn comes.
+void require_tensors(const Checkpoint& checkpoint, const ArchSpec& arch, const ModelConfig& c) {
+  checkpoint.require_shape(kEmbedName, {c.vocab, c.hidden});
+  for (int64_t i = 0; i < c.layers; ++i) {
+    const BlockSpec spec = arch.block(c, i);
+    for (const NormSpec& norm : spec.norms(c)) checkpoint.require_shape(norm.name + ".weight", {norm.dim});
+    for (const LinearSpec& l : spec.linears) {
+      checkpoint.require_shape(l.module + ".weight", {l.out, l.in});
+      if (l.bias) checkpoint.require_shape(l.module + ".bias", {l.out});
+    }
+  }
+  checkpoint.require_shape(kFinalNormName, {c.hidden});
+  if (!c.tied) checkpoint.require_shape(kHeadName, {c.vocab, c.hidden});
+}
+
 }  // namespace
 
 bool names_component(const std::string& module, const std::string& name) {
@@ -105,6 +121,7 @@ QuantizePlan plan_quantize(const Checkpoint& checkpoint, const QuantizeOptions& 
   plan.config = parse_model_config(checkpoint.config(), where);
   plan.format = choose_format(options);
   const ArchSpec& arch = find_arch(plan.config.model_type, where);
+  require_tensors(checkpoint, arch, plan.config);
   std::set<std::string> unused(options.skip.begin(), options.skip.end());
   for (int64_t i = 0; i < plan.config.layers; ++i) {
     std::vector<PlannedLinear> block;
@@ -148,8 +165,7 @@ OutputPlan output_plan(const Checkpoint& checkpoint, const QuantizePlan& plan, D
   out.tensors.push_back({kEmbedName, dtype, {c.vocab, c.hidden}});
   for (int64_t i = 0; i < c.layers; ++i) {
     const BlockSpec spec = arch.block(c, i);
-    out.tensors.push_back({spec.input_norm + ".weight", dtype, {c.hidden}});
-    out.tensors.push_back({spec.post_norm + ".weight", dtype, {c.hidden}});
+    for (const NormSpec& norm : spec.norms(c)) out.tensors.push_back({norm.name + ".weight", dtype, {norm.dim}});
     for (const PlannedLinear& l : plan.blocks[i]) {
       const LinearSpec& s = l.spec;
       if (l.quantized && plan.format == "gemm") {
