@@ -131,14 +131,15 @@ Divergence summarize(Sums& sums) {
 void check_arguments(const Model& model, const Model* reference, std::span<const int32_t> tokens,
                      const WindowSpec& spec) {
   if (spec.length < 2 || spec.unscored < 0 || spec.unscored > spec.length - 2)
-    fail(Code::kBadArgument, "windows of {} tokens with {} unscored leave no target", spec.length, spec.unscored);
+    fail(Code::kBadArgument, "windows of {} tokens with {} unscored leave no target", spec.length,
+         spec.unscored);
   if (static_cast<int64_t>(tokens.size()) < spec.length)
     fail(Code::kBadArgument, "the text has {} tokens: expected at least {}, one window", tokens.size(),
          spec.length);
   const int64_t vocab = model.config().vocab;
   if (reference != nullptr && reference->config().vocab != vocab)
-    fail(Code::kBadArgument, "the model's vocabulary has {} tokens, the reference's {}: expected the same", vocab,
-         reference->config().vocab);
+    fail(Code::kBadArgument, "the model's vocabulary has {} tokens, the reference's {}: expected the same",
+         vocab, reference->config().vocab);
 }
 
 }  // namespace
@@ -153,8 +154,8 @@ Evaluation evaluate(const Model& model, const Model* reference, std::span<const 
     check_cancelled();
     walk.window(tokens.subspan(static_cast<size_t>(w * spec.length), static_cast<size_t>(spec.length)));
     if (progress)
-      progress({"evaluate", static_cast<double>((w + 1) * spec.length), static_cast<double>(windows * spec.length),
-                "tokens"});
+      progress({"evaluate", static_cast<double>((w + 1) * spec.length),
+                static_cast<double>(windows * spec.length), "tokens"});
   }
   Sums& sums = walk.sums();
   const MeanInterval nll = mean_interval(sums.nll, sums.targets);

@@ -15,7 +15,8 @@ namespace awq {
 struct Divergence {
   double kl = 0, kl_ci95 = 0;  // nats per target: mean of sum_v p_ref (ln p_ref - ln p)
   double kl_median = 0, kl_p99 = 0, kl_max = 0;
-  double top1_agreement = 0, top1_agreement_ci95 = 0;  // share of targets with the same most likely token, 0..1
+  // Share of targets with the same most likely token, 0..1.
+  double top1_agreement = 0, top1_agreement_ci95 = 0;
   double reference_perplexity = 0;
 };
 
@@ -26,10 +27,10 @@ struct Evaluation {
   std::optional<Divergence> divergence;        // with a reference
 };
 
-// Runs the first `limit` windows of `tokens` (0: all) through the model and, unless null, the reference. Memory
-// beyond the weights: the states of one window, at most 64 MiB of logits per model, and 8 bytes per target with a
-// reference. kBadArgument: fewer tokens than one window, or two vocabularies of different size; kBadFile: logits
-// that are not finite.
+// Runs the first `limit` windows of `tokens` (0: all) through the model and, unless null, the reference.
+// Memory beyond the weights: the states of one window, at most 64 MiB of logits per model, and 8 bytes per
+// target with a reference. kBadArgument: fewer tokens than one window, or two vocabularies of different size;
+// kBadFile: logits that are not finite.
 Evaluation evaluate(const Model& model, const Model* reference, std::span<const int32_t> tokens,
                     const WindowSpec& spec, int64_t limit = 0, const ProgressFn& progress = {});
 

@@ -11,7 +11,8 @@ namespace {
 
 constexpr std::array<const char*, 3> kNames = {"gptq2048", "raw2048", "llamacpp512"};
 
-// White space as Python's str.strip() sees it, which made the dataset's rows: White_Space and the four separators.
+// White space as Python's str.strip() sees it, which made the dataset's rows: White_Space and the four
+// separators.
 bool is_blank_row(std::string_view row) {
   for (size_t at = 0; at < row.size();) {
     const char32_t c = next_code_point(row, at);
@@ -50,7 +51,8 @@ const char* protocol_name(Protocol protocol) { return kNames.at(static_cast<size
 
 Protocol protocol_named(std::string_view name) {
   const auto at = std::find(kNames.begin(), kNames.end(), name);
-  if (at == kNames.end()) fail(Code::kBadArgument, "protocol '{}': expected gptq2048, raw2048 or llamacpp512", name);
+  if (at == kNames.end())
+    fail(Code::kBadArgument, "protocol '{}': expected gptq2048, raw2048 or llamacpp512", name);
   return static_cast<Protocol>(at - kNames.begin());
 }
 

@@ -1,5 +1,5 @@
-// The named ways to turn a text into windows whose perplexity is measured. Figures are comparable only under the same
-// protocol, so each is fixed here to the letter.
+// The named ways to turn a text into windows whose perplexity is measured. Figures are comparable only under
+// the same protocol, so each is fixed here to the letter.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -12,13 +12,16 @@
 
 namespace awq {
 
-// kGptq2048: the evaluation of the GPTQ and AWQ papers on WikiText-2 as `datasets` hands it out: the text split at newlines,
-//   white-space-only lines as "" and the others with their newline, joined by "\n\n"; windows of 2,048, no BOS. Records are
-//   taken as they are.
+// kGptq2048: the evaluation of the GPTQ and AWQ papers, whose rows are WikiText-2 as `datasets` hands it out.
+// The text is split at newlines, white-space-only lines become "" and the others keep their newline, and all
+// are joined by "\n\n". Windows of 2,048, no BOS. Records of JSON lines are taken as they are.
+//
 // kRaw2048: the same windows on the text as it is.
-// kLlamacpp512: llama.cpp's perplexity tool: one final newline dropped, BOS in front where the tokenizer adds one, windows of 512
-//   whose first token is replaced by BOS, only the second half of each scored. (llama.cpp reads special tokens that are
-//   spelt out in the text as plain characters; here they are recognised as under the other protocols.)
+//
+// kLlamacpp512: llama.cpp's perplexity tool. One final newline is dropped, BOS comes in front where the
+// tokenizer adds one; windows of 512 whose first token is replaced by BOS; only the second half of each is
+// scored. (llama.cpp reads special tokens spelt out in the text as plain characters; here they are
+// recognised, as elsewhere.)
 enum class Protocol : uint8_t { kGptq2048, kRaw2048, kLlamacpp512 };
 
 std::span<const char* const> protocol_names();  // in the order of the enum
@@ -27,9 +30,9 @@ Protocol protocol_named(std::string_view name);  // kBadArgument names the known
 
 // Windows follow each other without overlap; an incomplete one at the end is dropped.
 struct WindowSpec {
-  int64_t length = 2048;             // tokens, at least 2
-  int64_t unscored = 0;              // tokens at the start whose successor is not a target: length - 1 - unscored targets
-  std::optional<int32_t> first_token;  // replaces the first token of each window
+  int64_t length = 2048;  // tokens, at least 2
+  int64_t unscored = 0;  // tokens at the start whose successor is not a target: length - 1 - unscored targets
+  std::optional<int32_t> first_token = std::nullopt;  // replaces the first token of each window
 };
 
 std::vector<int32_t> protocol_tokens(const TextSet& text, const Tokenizer& tokenizer, Protocol protocol);

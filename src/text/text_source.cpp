@@ -42,7 +42,8 @@ void check_utf8(std::string_view text, const std::string& where) {
   for (size_t at = 0; at < text.size();) {
     const size_t length = utf8_sequence(text.substr(at));
     if (length == 0)
-      fail(Code::kBadFile, "{}: expected UTF-8 text, got byte 0x{:02x} at offset {}", where, static_cast<unsigned char>(text[at]), at);
+      fail(Code::kBadFile, "{}: expected UTF-8 text, got byte 0x{:02x} at offset {}", where,
+           static_cast<unsigned char>(text[at]), at);
     at += length;
   }
 }
@@ -55,15 +56,20 @@ std::string record_text(std::string_view line, const std::string& where, int64_t
   try {
     record = Json::parse(line);
   } catch (const Json::parse_error& error) {
-    fail(Code::kBadFile, "{}: line {}: expected a JSON object {{\"text\": ...}}, got invalid JSON (column {})", where, number, error.byte);
+    fail(Code::kBadFile,
+         "{}: line {}: expected a JSON object {{\"text\": ...}}, got invalid JSON (column {})", where, number,
+         error.byte);
   }
   if (record.is_object() && !record.contains("text") && record.contains("messages"))
-    fail(Code::kUnsupported, "{}: line {}: chat transcripts (\"messages\") are not read yet; expected {{\"text\": ...}}", where, number);
+    fail(Code::kUnsupported,
+         "{}: line {}: chat transcripts (\"messages\") are not read yet; expected {{\"text\": ...}}", where,
+         number);
   if (!record.is_object() || !record.contains("text"))
     fail(Code::kBadFile, "{}: line {}: expected a JSON object {{\"text\": ...}}, got {}", where, number,
          record.is_object() ? "an object without \"text\"" : record.type_name());
   if (!record["text"].is_string())
-    fail(Code::kBadFile, "{}: line {}: expected \"text\" to be a string, got {}", where, number, record["text"].type_name());
+    fail(Code::kBadFile, "{}: line {}: expected \"text\" to be a string, got {}", where, number,
+         record["text"].type_name());
   return record["text"].get<std::string>();
 }
 
@@ -76,7 +82,8 @@ std::vector<std::string> json_lines(std::string_view bytes, const std::string& w
     ++number;
     at = end + 1;
     if (is_blank(line)) continue;
-    if (std::string text = record_text(line, where, number); !text.empty()) samples.push_back(std::move(text));
+    if (std::string text = record_text(line, where, number); !text.empty())
+      samples.push_back(std::move(text));
   }
   return samples;
 }
@@ -88,7 +95,8 @@ bool looks_like_json_lines(std::string_view bytes) {
   return first.is_object() && (first.contains("text") || first.contains("messages"));
 }
 
-// The samples between the separator lines, without the newlines at their ends (leading spaces belong to the text).
+// The samples between the separator lines, without the newlines at their ends (leading spaces belong to the
+// text).
 std::vector<std::string> corpus_samples(std::string_view file) {
   constexpr std::string_view kSeparator = "\n%%%%\n";
   std::vector<std::string> samples;
@@ -141,8 +149,11 @@ const TextSet& builtin_heldout() {
 TextSet parse_text(std::string bytes, const std::string& where, const std::string& name, TextFormat format) {
   TextSet set{name, sha256_hex(bytes), {}, false};
   check_utf8(bytes, where);
-  if (is_blank(bytes)) fail(Code::kBadFile, "{}: expected text, got {}", where, bytes.empty() ? "an empty file" : "only white space");
-  set.plain = format == TextFormat::kPlain || (format == TextFormat::kDetect && !looks_like_json_lines(bytes));
+  if (is_blank(bytes))
+    fail(Code::kBadFile, "{}: expected text, got {}", where,
+         bytes.empty() ? "an empty file" : "only white space");
+  set.plain =
+      format == TextFormat::kPlain || (format == TextFormat::kDetect && !looks_like_json_lines(bytes));
   if (set.plain)
     set.samples.push_back(std::move(bytes));
   else
@@ -153,15 +164,19 @@ TextSet parse_text(std::string bytes, const std::string& where, const std::strin
 
 TextSet load_text(const std::string& spec, Builtin builtin) {
   if (spec == "builtin") return builtin == Builtin::kCalibration ? builtin_calibration() : builtin_heldout();
-  if (spec == "-") return parse_text(read_standard_input(), "standard input", "standard input", TextFormat::kDetect);
+  if (spec == "-")
+    return parse_text(read_standard_input(), "standard input", "standard input", TextFormat::kDetect);
   const std::filesystem::path path(spec);
   std::error_code error;
-  if (std::filesystem::is_directory(path, error)) fail(Code::kBadFile, "{}: expected a text file, got a directory", spec);
+  if (std::filesystem::is_directory(path, error))
+    fail(Code::kBadFile, "{}: expected a text file, got a directory", spec);
   if (!std::filesystem::exists(path, error))
-    fail(Code::kNotFound, "{}: no such file; expected a text file, a .jsonl file, \"builtin\" or - for standard input", spec);
+    fail(Code::kNotFound,
+         "{}: no such file; expected a text file, a .jsonl file, \"builtin\" or - for standard input", spec);
   const std::string ending = path.extension().string();
   const bool lines = ending == ".jsonl" || ending == ".ndjson" || ending == ".json";
-  return parse_text(read_text_file(path), spec, path.filename().string(), lines ? TextFormat::kJsonLines : TextFormat::kPlain);
+  return parse_text(read_text_file(path), spec, path.filename().string(),
+                    lines ? TextFormat::kJsonLines : TextFormat::kPlain);
 }
 
 std::vector<int32_t> token_stream(const TextSet& text, const Tokenizer& tokenizer) {

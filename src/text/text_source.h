@@ -10,23 +10,24 @@
 namespace awq {
 
 struct TextSet {
-  std::string name;    // "builtin", a file's name without its folders, or "standard input"
-  std::string sha256;  // of the bytes as they were read
+  std::string name;                  // "builtin", a file's name without its folders, or "standard input"
+  std::string sha256;                // of the bytes as they were read
   std::vector<std::string> samples;  // UTF-8, none empty
-  bool plain = false;  // one text as it stood in the file, rather than a list of records
+  bool plain = false;                // one text as it stood in the file, rather than a list of records
 };
 
-// Written for this project: prose, dialogue, code, data, maths, several languages. Kinds alternate, so that every
-// prefix is a mixture. The two sets share no text.
+// Written for this project: prose, dialogue, code, data, maths, several languages. Kinds alternate, so that
+// every prefix is a mixture. The two sets share no text.
 const TextSet& builtin_calibration();
 const TextSet& builtin_heldout();
 
 enum class Builtin : uint8_t { kCalibration, kHeldout };
 
-// spec: "builtin" (then `builtin` says which), a path, or "-" for standard input. A path that ends in .jsonl, .ndjson or
-// .json holds one {"text": ...} per line; any other file is one text as it stands. Standard input is taken for JSON
-// lines when its first line is such an object. Errors, in one line that names the file and the line or byte:
-// kNotFound, kIo; kBadFile (not UTF-8, not such JSON, no text at all); kUnsupported (chat transcripts, {"messages": ...}).
+// spec: "builtin" (then `builtin` says which), a path, or "-" for standard input. A path that ends in .jsonl,
+// .ndjson or .json holds one {"text": ...} per line; any other file is one text as it stands. Standard input
+// is taken for JSON lines when its first line is such an object. Errors, in one line that names the file and
+// the line or byte: kNotFound, kIo; kBadFile (not UTF-8, not such JSON, no text at all); kUnsupported (chat
+// transcripts, {"messages": ...}).
 TextSet load_text(const std::string& spec, Builtin builtin = Builtin::kCalibration);
 
 enum class TextFormat : uint8_t { kPlain, kJsonLines, kDetect };
