@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "model/attention_weights.h"
 #include "model/model.h"
 
 namespace awq {
@@ -24,6 +25,17 @@ Linear make_linear(const BlockSpec& spec, const BlockWeights& weights, std::init
     biases.push_back(bias_of(weights, module));
   }
   return Linear(std::move(parts), std::move(biases), precision);
+}
+
+void show_attention(const AttentionShape& shape, std::span<const SpanView> spans, const float* q, const float* k, int64_t ld,
+                    int64_t layer, Observer& observer) {
+  std::vector<float> weights;
+  for (size_t i = 0; i < spans.size(); ++i) {
+    const SpanView& span = spans[i];
+    weights.resize(static_cast<size_t>(shape.heads * span.tokens * span.tokens));
+    attention_weights(shape, span.tokens, q + span.first * ld, k + span.first * ld, ld, weights.data());
+    observer.on_attention(layer, static_cast<int64_t>(i), weights.data(), shape.heads, span.tokens);
+  }
 }
 
 }  // namespace
@@ -65,6 +77,7 @@ void Block::attention(float* hidden, const BatchView& batch, const KvLayerView* 
     attention_paged(shape, *cache, batch.spans, qkv, width, mixed);
   } else {
     attention_dense(shape, batch.spans, qkv, width, k, v, width, mixed);
+    if (observer && observer->wants_attention(layer_)) show_attention(shape, batch.spans, qkv, k, width, layer_, *observer);
   }
   if (observer) observer->on_input(layer_, Site::kAttentionOut, mixed, tokens, q_width);
   o_.run(mixed, tokens, delta);

@@ -56,8 +56,10 @@ void Model::forward(const BatchView& batch, const KvCache* cache, Scratch& scrat
   embed(embedding_, batch.tokens, hidden.data());
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const KvLayerView view = cache ? cache->layer(static_cast<int64_t>(i)) : KvLayerView{};
+    if (observer) observer->on_hidden(static_cast<int64_t>(i), hidden.data(), tokens, config_->hidden);
     blocks_[i]->forward(hidden.data(), batch, cache ? &view : nullptr, scratch, observer);
   }
+  if (observer) observer->on_hidden(static_cast<int64_t>(blocks_.size()), hidden.data(), tokens, config_->hidden);
   rms_norm(hidden.data(), final_norm_.f32(), 0, config_->rms_eps, tokens, config_->hidden, hidden.data());
 }
 

@@ -49,6 +49,13 @@ class Observer {
   virtual ~Observer() = default;
   // x [tokens, dim], the input of every linear that reads `site` in block `layer`.
   virtual void on_input(int64_t layer, Site site, const float* x, int64_t tokens, int64_t dim) = 0;
+  // hidden [tokens, dim] between blocks: layer 0 is the embedding, layer i + 1 what block i left.
+  virtual void on_hidden(int64_t /*layer*/, const float* /*hidden*/, int64_t /*tokens*/, int64_t /*dim*/) {}
+  // True makes block `layer` compute its attention weights as a step of their own; only without a cache.
+  virtual bool wants_attention(int64_t /*layer*/) { return false; }
+  // weights [heads, tokens, tokens] of span number `span`: row q holds how much token q takes from each token.
+  virtual void on_attention(int64_t /*layer*/, int64_t /*span*/, const float* /*weights*/, int64_t /*heads*/,
+                            int64_t /*tokens*/) {}
 };
 
 // One weight as it was found: dense or quantized.
