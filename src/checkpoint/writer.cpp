@@ -11,9 +11,9 @@
 #include <unordered_map>
 
 #include "base/log.h"
+#include "base/mmap.h"
 #include "base/progress.h"
 #include "base/sha256.h"
-#include "base/mmap.h"
 #include "base/system.h"
 #include "checkpoint/output_files.h"
 #include "formats/printable.h"
@@ -100,7 +100,7 @@ struct CheckpointWriter::State {
     const OutputTensor* tensor = nullptr;
     int64_t offset = 0;  // in the file
     bool written = false;
-    std::string digest;  // of what was written, when it may be continued
+    std::string digest = {};  // of what was written, when it may be continued
   };
 
   fs::path target, temporary;
@@ -163,7 +163,7 @@ struct CheckpointWriter::State {
       const std::string header = safetensors_header(shard.plan.tensors);
       shard.bytes = static_cast<int64_t>(header.size());
       for (const OutputTensor& t : shard.plan.tensors) {
-        slots[t.name] = {&shard, &t, shard.bytes, false};
+        slots[t.name] = {&shard, &t, shard.bytes, false, {}};
         shard.bytes += t.nbytes();
       }
       shard.file = std::make_unique<OutputFile>(temporary / shard.plan.file, target / shard.plan.file,
@@ -187,7 +187,6 @@ struct CheckpointWriter::State {
 
   void publish() {
     sync_path(temporary);
-    const fs::path parent = target.parent_path();
     if (check_target(target, force) == Target::kFree) {
       if (::rename(temporary.c_str(), target.c_str()) != 0) {
         const bool taken = errno == ENOTEMPTY || errno == EEXIST || errno == ENOTDIR;
@@ -195,11 +194,20 @@ struct CheckpointWriter::State {
              target.string(), std::strerror(errno));
       }
       finished = true;
-      sync_path(parent);
+      sync_name();
       return;
     }
     replace_old();
-    sync_path(parent);
+    sync_name();
+  }
+
+  // The output is complete and in place: only a power failure right now could still bring back the name before.
+  void sync_name() const {
+    try {
+      sync_path(target.parent_path());
+    } catch (const Error& error) {
+      log(Level::kWarning, "{} (the output is complete)", error.what());
+    }
   }
 
   // The old output is exchanged with the new one in one step where the file system can, else moved aside
@@ -219,7 +227,7 @@ struct CheckpointWriter::State {
       }
     }
     finished = true;
-    sync_path(target.parent_path());
+    sync_name();
     std::error_code ec;
     fs::remove_all(old, ec);
     if (ec)

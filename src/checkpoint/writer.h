@@ -47,7 +47,7 @@ struct WriterOptions {
   bool force = false;      // replace a finished output of awq; anything else under the name is never touched
   // Where to write instead of a temporary directory of the writer's own: the caller holds it locked (JobDirectory), it
   // stays when the writer fails, and shards that an earlier run left in it are continued.
-  std::filesystem::path working_dir;
+  std::filesystem::path working_dir = {};
 };
 
 // What the writer would refuse about `dir` (kExists, kNoSpace, kIo), said before any work is done. Writes nothing.
