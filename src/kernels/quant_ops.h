@@ -3,6 +3,7 @@
 // needs the tokens again. Deterministic for any number of threads.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -40,5 +41,23 @@ QuantWeight range_search(const float* w, int64_t rows, int64_t cols, const Schem
 // scale search, in the unscaled space, so that the loss of every candidate reads the same Gram matrix.
 void minmax_error(const float* w, int64_t rows, int64_t cols, const Scheme& scheme, DType scale_dtype, const float* channel_scale,
                   float* e);
+
+// Error compensation on a given grid: codes are chosen so that the errors of a row cancel under G, scales and zero points
+// stay. GPTQ (Frantar et al. 2023) with static groups and columns in order of activation - which needs no g_idx on disk -
+// then coordinate descent over the codes. The factorization is shared by all linears that read the same inputs.
+class Compensation {
+ public:
+  // g [cols, cols]; `damping` times its mean diagonal is added to the diagonal (ten times as much, and so on, until the
+  // matrix is positive definite).
+  Compensation(const float* g, int64_t cols, double damping);
+  ~Compensation();
+  Compensation(Compensation&&) noexcept;
+  // w [rows, cols]; changes q's codes in the rows where the damped loss falls, so q is never worse under it.
+  void improve(const float* w, int sweeps, QuantWeight& q) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace awq

@@ -13,6 +13,7 @@ namespace awq {
 
 struct QuantizeOptions {
   std::string method = "awq";  // "awq" or "rtn"
+  std::string quality = "best";  // of awq: "fast" searches scales and ranges, "best" compensates rounding errors too
   int bits = 4;
   std::optional<int> group;    // empty: auto; -1: per column
   bool symmetric = false;

@@ -2,11 +2,16 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "kernels/quant_ops.h"
 
 namespace awq {
 namespace {
+
+// Of the Gram matrix's mean diagonal, as GPTQ's implementations use; and passes of coordinate descent after it.
+constexpr double kDamping = 0.01;
+constexpr int kSweeps = 2;
 
 const PlannedLinear& planned(const QuantizePlan& plan, int64_t layer, const std::string& module) {
   for (const PlannedLinear& l : plan.blocks[layer])
@@ -93,6 +98,8 @@ BlockRounding round_awq(const RoundingContext& context, int64_t layer, const Blo
   BlockRounding out;
   for (GroupResult& r : results) {
     const SiteStats scaled = scaled_stats(stats.at(r.group->site), r.choice.scale);
+    std::optional<Compensation> compensation;
+    if (context.options.quality == "best") compensation.emplace(scaled.gram.data(), scaled.dim, kDamping);
     for (auto& [module, q] : r.choice.rounded) {
       const Tensor& weight = std::get<Tensor>(block.weights.at(module));
       // A producer's rows were divided after its own search: its ranges are searched again.
@@ -101,7 +108,9 @@ BlockRounding round_awq(const RoundingContext& context, int64_t layer, const Blo
       if (rows_changed)
         q = range_search(weight.f32(), weight.dim(0), weight.dim(1), context.plan.scheme, context.dtype, scaled.gram.data(),
                          r.choice.free_range ? RangeEffort::kFull : RangeEffort::kAwqClip);
-      out.reports.push_back({layer, module, relative_error(weight, q, scaled), r.choice.loss, r.choice.awq_loss, r.choice.chosen});
+      if (compensation) compensation->improve(weight.f32(), kSweeps, q);
+      out.reports.push_back({layer, module, relative_error(weight, q, scaled), r.choice.loss, r.choice.awq_loss,
+                             r.choice.chosen + (compensation ? ", compensated" : "")});
       out.quantized.emplace(module, std::move(q));
     }
   }
