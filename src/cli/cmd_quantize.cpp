@@ -105,6 +105,7 @@ int dry_run(const Context& context, const Options& o, const Checkpoint& checkpoi
   const int64_t calibration = o.quantize.method == "rtn" ? 0 : sample_count(o.samples) * o.seq_len;
   const int64_t heldout = o.no_check ? 0 : 22500;
   const QuantizePlan plan = plan_quantize(checkpoint, o.quantize, calibration + 2 * heldout);
+  warn_about_source(checkpoint);
   const double seconds = estimate_seconds(plan, calibration, heldout);
   Json json = plan_json(plan, checkpoint, output);
   json["seconds_estimate"] = seconds;
@@ -223,13 +224,13 @@ int run(const Context& context, Options o) {
   const std::filesystem::path model = resolve_model(o.model);
   const auto checkpoint = Checkpoint::open(model);
   const std::string output = o.output.empty() ? default_output(model) : o.output;
-  warn_about_source(*checkpoint);
   if (o.dry_run) return dry_run(context, o, *checkpoint, output);
   // A refusal must not wait for the text to be tokenized.
   const QuantizePlan plan = plan_quantize(*checkpoint, o.quantize, 0);
   WriterOptions writer_options;
   writer_options.force = o.force;
   check_output(output, output_plan(*checkpoint, plan, DType::kF16), writer_options);
+  warn_about_source(*checkpoint);
 
   const auto tokenizer = load_tokenizer(*checkpoint);
   QuantizeJob job;
@@ -254,7 +255,7 @@ int run(const Context& context, Options o) {
 std::string whole_number_or_auto(const std::string& value) {
   if (value == "auto") return {};
   const bool digits = !value.empty() && value.size() < 10 && value.find_first_not_of("0123456789") == std::string::npos;
-  return digits && value != "0" ? std::string{} : fmt::format("'{}': expected auto or a positive number", value);
+  return digits && value != "0" ? std::string{} : fmt::format("'{}' is neither auto nor a positive number", value);
 }
 
 }  // namespace
