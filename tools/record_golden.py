@@ -6,8 +6,10 @@
 Each NAME/ is an ordinary Hugging Face directory (config.json, safetensors) plus expected.safetensors:
     ids     I64 [2, 40]         two independent sequences, positions 0..39
     logits  F32 [2, 40, vocab]  transformers, eager attention, weights as stored widened to float64
-Together they cover the spellings of config.json in transformers 4 and 5, every rope variant, biases, tied heads, query-to-kv
-ratios, storage dtypes and sharding. The logits come from loading the directory that was just written, so a spelling
+    stepwise  the same shape, fed token by token through transformers' cache: where the rotation depends on the length, keys
+            cached early keep their early rotation, and the two differ
+Together they cover the architectures, the spellings of config.json in transformers 4 and 5, every rope variant, sliding
+windows, biases, tied heads, query-to-kv ratios, storage dtypes and sharding. The logits come from loading the directory that was just written, so a spelling
 transformers itself reads differently cannot slip in.
 
 golden.json beside them states versions, the largest difference between float32 and float64 runs (the room a test's tolerance has
@@ -26,7 +28,7 @@ import safetensors
 import safetensors.torch
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 VOCAB, BATCH, LENGTH = 128, 2, 40
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -48,8 +50,27 @@ def qwen2(hidden, inter, heads, kv, **extra):
     return {**llama(hidden, inter, heads, kv, eps=1e-6), "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **extra}
 
 
-# Per checkpoint: config.json, dtype as stored, number of shards, and for each feature the edit that ignores it: keys of the loaded
-# config, or the module whose biases are zeroed.
+def mistral(hidden, inter, heads, kv, **extra):
+    return {**llama(hidden, inter, heads, kv), "architectures": ["MistralForCausalLM"], "model_type": "mistral", **extra}
+
+
+def qwen3(hidden, inter, heads, kv, **extra):
+    return {**llama(hidden, inter, heads, kv, eps=1e-6), "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **extra}
+
+
+def phi3(hidden, inter, heads, kv, **extra):
+    return {**llama(hidden, inter, heads, kv), "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "pad_token_id": None,
+            "sliding_window": None, **extra}
+
+
+# One divisor per rotated pair; far apart, so that the wrong list shows.
+def factors(pairs, last):
+    return [round(1 + (last - 1) * i / (pairs - 1), 3) for i in range(pairs)]
+
+
+# Per checkpoint: config.json, dtype as stored, number of shards, whether the logits of single steps are recorded as well, and
+# for each feature the edit that ignores it: keys of the loaded config, the module whose biases are zeroed, or (in a tuple) the
+# norms whose gains are set to one.
 VARIANTS = {
     "llama-untied": dict(
         config=llama(48, 64, 3, 3, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, dtype="float32"),
@@ -95,6 +116,67 @@ VARIANTS = {
         config=qwen2(64, 96, 4, 4, tie_word_embeddings=True, dtype="float16",
                      rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
         dtype="float16", ignoring={"qkv_bias": "self_attn"}),
+    "qwen2-window": dict(
+        config=qwen2(32, 48, 4, 2, rope_theta=10000.0, torch_dtype="float16", use_sliding_window=True, sliding_window=5,
+                     max_window_layers=1),
+        dtype="float16", ignoring={"window": {"layer_types": ["full_attention"] * 2},
+                                   "max_window_layers": {"layer_types": ["sliding_attention"] * 2}}),
+    "mistral-window": dict(
+        config=mistral(48, 64, 6, 2, rope_theta=10000.0, sliding_window=6, torch_dtype="bfloat16"),
+        dtype="bfloat16", ignoring={"window": {"sliding_window": None}, "one_less": {"sliding_window": 5}}),
+    "mistral-head-dim": dict(  # as Nemo: heads narrower than the hidden size divided by them, no window
+        config=mistral(48, 48, 4, 2, head_dim=8, rope_theta=1000000.0, sliding_window=None, torch_dtype="bfloat16"),
+        dtype="bfloat16", ignoring={"rope_theta": {"rope_theta": 10000.0}}),
+    "ministral-layer-types": dict(
+        config={**mistral(48, 64, 3, 1, head_dim=16, sliding_window=7, layer_types=["sliding_attention", "full_attention"], dtype="float16",
+                          rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
+                "architectures": ["MinistralForCausalLM"], "model_type": "ministral"},
+        dtype="float16", ignoring={"window": {"layer_types": ["full_attention"] * 2},
+                                   "layer_types": {"layer_types": ["sliding_attention"] * 2}}),
+    "qwen3-untied": dict(
+        config=qwen3(48, 64, 4, 2, head_dim=16, rope_theta=1000000.0, rope_scaling=None, torch_dtype="float16",
+                     attention_bias=False, use_sliding_window=False, sliding_window=None, max_window_layers=2),
+        dtype="float16", ignoring={"q_norm": ("q_norm",), "k_norm": ("k_norm",)}),
+    "qwen3-tied": dict(
+        config=qwen3(32, 48, 3, 1, head_dim=32, tie_word_embeddings=True, attention_bias=True, dtype="bfloat16",
+                     rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
+        dtype="bfloat16", ignoring={"q_norm": ("q_norm",), "k_norm": ("k_norm",), "attention_bias": "self_attn"}),
+    "phi3-plain": dict(
+        config=phi3(48, 64, 3, 3, rope_theta=10000.0, rope_scaling=None, sliding_window=9, torch_dtype="float16"),
+        dtype="float16", ignoring={"window": {"sliding_window": None}}),
+    "phi3-longrope-short": dict(
+        config=phi3(48, 64, 6, 2, rope_theta=10000.0, torch_dtype="bfloat16", max_position_embeddings=256,
+                    original_max_position_embeddings=64,
+                    rope_scaling={"type": "longrope", "short_factor": factors(4, 1.6), "long_factor": factors(4, 9)}),
+        dtype="bfloat16", ignoring={"longrope": {"rope_type": "default"}, "short_factor": {"short_factor": factors(4, 9)},
+                                    "magnitude": {"attention_factor": 1.0}}),
+    "phi3-longrope-long": dict(  # the crossing lies inside the recorded positions
+        config=phi3(48, 64, 6, 6, dtype="bfloat16", max_position_embeddings=128, original_max_position_embeddings=16,
+                    rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": factors(4, 1.6),
+                                     "long_factor": factors(4, 9), "original_max_position_embeddings": 16}),
+        dtype="bfloat16", stepwise=True, ignoring={"long_factor": {"long_factor": factors(4, 1.6)}}),
+    "phi3-partial": dict(  # grouped queries, part of each head rotated, tied, the oldest name of longrope
+        config=phi3(64, 48, 4, 2, rope_theta=10000.0, torch_dtype="float16", tie_word_embeddings=True, partial_rotary_factor=0.75,
+                    max_position_embeddings=256, original_max_position_embeddings=64,
+                    rope_scaling={"type": "su", "short_factor": factors(6, 2), "long_factor": factors(6, 20),
+                                  "original_max_position_embeddings": 64}),
+        dtype="float16", ignoring={"short_factor": {"short_factor": [1.0] * 6}}),
+    "llama-yarn": dict(  # as Qwen2.5's: factor, original length; the ramp's ends fall inside the 8 pairs
+        config=llama(48, 64, 3, 1, rope_theta=500.0, torch_dtype="bfloat16",
+                     rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}),
+        dtype="bfloat16", ignoring={"yarn": {"rope_type": "default"}, "ramp": {"rope_type": "linear"},
+                                    "magnitude": {"attention_factor": 1.0}}),
+    "llama-yarn-options": dict(
+        config=llama(64, 48, 4, 2, dtype="float16",
+                     rope_parameters={"rope_type": "yarn", "rope_theta": 100.0, "factor": 8.0, "beta_fast": 4.0, "beta_slow": 0.5,
+                                      "mscale": 1.0, "mscale_all_dim": 0.4, "truncate": False,
+                                      "original_max_position_embeddings": 32}),
+        dtype="float16", ignoring={"truncate": {"truncate": True}, "beta_fast": {"beta_fast": 32.0},
+                                   "mscale": {"attention_factor": 1.0}}),
+    "llama-dynamic": dict(  # starts beyond position 16
+        config=llama(48, 64, 3, 1, rope_theta=10000.0, torch_dtype="bfloat16", max_position_embeddings=16,
+                     rope_scaling={"type": "dynamic", "factor": 4.0}),
+        dtype="bfloat16", stepwise=True, ignoring={"dynamic": {"rope_type": "default"}, "factor": {"factor": 2.0}}),
 }
 
 
@@ -104,7 +186,7 @@ def random_weights(config, seed):
     g = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         names = {n: p.shape for n, p in AutoModelForCausalLM.from_config(config).named_parameters()}
-    std = {"embed_tokens": 0.01, "lm_head": 0.4, "q_proj": 0.2, "k_proj": 0.2}
+    std = {"embed_tokens": 0.01, "lm_head": 0.4, "q_proj": 0.2, "k_proj": 0.2, "qkv_proj": 0.2}
     out = {}
     for name in sorted(names):
         draw = torch.randn(names[name], generator=g)
@@ -134,11 +216,11 @@ def save(directory, weights, shards):
 
 
 @torch.no_grad()
-def logits(directory, ids, dtype=torch.float64, ignore=None):
+def logits(directory, ids, dtype=torch.float64, ignore=None, stepwise=False):
     config = AutoConfig.from_pretrained(directory)
     if isinstance(ignore, dict):
         for key, value in ignore.items():
-            if key in config.rope_parameters:
+            if key in config.rope_parameters or key in ("attention_factor", "truncate", "beta_fast"):
                 config.rope_parameters = {**config.rope_parameters, key: value}
             else:
                 setattr(config, key, value)
@@ -147,7 +229,16 @@ def logits(directory, ids, dtype=torch.float64, ignore=None):
         for name, p in model.named_parameters():
             if name.endswith("bias") and ignore in name:
                 p.zero_()
-    return model(ids).logits
+    if isinstance(ignore, tuple):
+        for name, p in model.named_parameters():
+            if any(part in name for part in ignore):
+                p.fill_(1)
+    if not stepwise:
+        return model(ids).logits
+    cache, steps = DynamicCache(config=config), []
+    for at in range(ids.shape[1]):
+        steps.append(model(ids[:, at:at + 1], past_key_values=cache, use_cache=True).logits)
+    return torch.cat(steps, 1)
 
 
 def relative(a, b):
@@ -168,7 +259,12 @@ def record(out, name, spec):
 
     ids = torch.randint(3, VOCAB, (BATCH, LENGTH), generator=torch.Generator().manual_seed(seed + 1))
     want = logits(directory, ids)
-    safetensors.torch.save_file({"ids": ids, "logits": want.float().contiguous()}, directory / "expected.safetensors")
+    expected = {"ids": ids, "logits": want.float().contiguous()}
+    if spec.get("stepwise"):
+        expected["stepwise"] = logits(directory, ids, stepwise=True).float().contiguous()
+        if relative(expected["stepwise"], want) < 1e-2:
+            raise SystemExit(f"{name}: steps give what a whole sequence gives: the rotation does not change")
+    safetensors.torch.save_file(expected, directory / "expected.safetensors")
     moved = {f: relative(logits(directory, ids, ignore=edit), want) for f, edit in spec["ignoring"].items()}
     weak = [f for f, by in moved.items() if by < 1e-2]
     if weak:

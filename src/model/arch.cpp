@@ -4,15 +4,37 @@
 
 namespace awq {
 
-// src/model/arch/*.cpp: one declaration each.
+// src/model/arch/*.cpp: one wiring each.
 BlockSpec llama_block(const ModelConfig& config, int64_t layer);
+BlockSpec phi3_block(const ModelConfig& config, int64_t layer);
 
 namespace {
 
-// qwen2 differs from llama only in its biases, which ModelConfig says.
 constexpr ArchSpec kArchs[] = {
-    {"llama", llama_block},
-    {"qwen2", llama_block},
+    {.model_type = "llama", .block = llama_block, .biases = BiasRule::kAttentionAndMlp, .defaults = {}},
+    {.model_type = "mistral",
+     .block = llama_block,
+     .window = WindowRule::kEveryLayer,
+     .defaults = {.kv_heads = 8, .max_position = 131072, .sliding_window = 4096}},
+    {.model_type = "ministral",
+     .block = llama_block,
+     .window = WindowRule::kEveryLayer,
+     .defaults = {.kv_heads = 8, .max_position = 131072, .sliding_window = 4096}},
+    {.model_type = "qwen2",
+     .block = llama_block,
+     .biases = BiasRule::kQkv,
+     .window = WindowRule::kUpperLayers,
+     .defaults = {.kv_heads = 32, .max_position = 32768, .sliding_window = 4096}},
+    {.model_type = "qwen3",
+     .block = llama_block,
+     .biases = BiasRule::kAttention,
+     .window = WindowRule::kUpperLayers,
+     .qk_norm = true,
+     .defaults = {.kv_heads = 32, .head_dim = 128, .max_position = 32768, .sliding_window = 4096}},
+    {.model_type = "phi3",
+     .block = phi3_block,
+     .window = WindowRule::kEveryLayer,
+     .defaults = {.max_position = 4096, .rms_eps = 1e-5, .original_max_position = 4096}},
 };
 
 }  // namespace
@@ -45,6 +67,14 @@ const LinearSpec& BlockSpec::linear(const std::string& role) const {
   for (const LinearSpec& l : linears)
     if (l.role == role) return l;
   fail(Code::kInternal, "internal error: block {} has no linear '{}'", prefix, role);
+}
+
+std::vector<NormSpec> BlockSpec::norms(const ModelConfig& config) const {
+  std::vector<NormSpec> all = {{input_norm, config.hidden}};
+  if (!q_norm.empty()) all.push_back({q_norm, config.head_dim});
+  if (!k_norm.empty()) all.push_back({k_norm, config.head_dim});
+  all.push_back({post_norm, config.hidden});
+  return all;
 }
 
 }  // namespace awq

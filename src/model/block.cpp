@@ -16,16 +16,19 @@ const Tensor* bias_of(const BlockWeights& weights, const std::string& module) {
   return it == weights.biases.end() ? nullptr : &it->second;
 }
 
-Linear make_linear(const BlockSpec& spec, const BlockWeights& weights, std::initializer_list<const char*> roles, Precision precision) {
+// Everything that reads `site`, side by side.
+Linear make_linear(const BlockSpec& spec, const BlockWeights& weights, Site site, Precision precision) {
   std::vector<const WeightSource*> parts;
   std::vector<const Tensor*> biases;
-  for (const char* role : roles) {
-    const std::string& module = spec.linear(role).module;
-    parts.push_back(&weights.weights.at(module));
-    biases.push_back(bias_of(weights, module));
+  for (const LinearSpec& linear : spec.linears) {
+    if (linear.reads != site) continue;
+    parts.push_back(&weights.weights.at(linear.module));
+    biases.push_back(bias_of(weights, linear.module));
   }
   return Linear(std::move(parts), std::move(biases), precision);
 }
+
+Tensor norm_of(const BlockWeights& weights, const std::string& name) { return name.empty() ? Tensor() : weights.norms.at(name); }
 
 void show_attention(const AttentionShape& shape, std::span<const SpanView> spans, const float* q, const float* k, int64_t ld,
                     int64_t layer, Observer& observer) {
@@ -42,18 +45,43 @@ void show_attention(const AttentionShape& shape, std::span<const SpanView> spans
 
 Block::Block(std::shared_ptr<const ModelConfig> config, const BlockSpec& spec, const BlockWeights& weights, Precision precision)
     : config_(std::move(config)),
-      layer_(std::stoll(spec.prefix.substr(spec.prefix.find("layers.") + 7))),
-      input_norm_(weights.input_norm),
-      post_norm_(weights.post_norm),
-      inv_freq_(rope_inv_freq(*config_)),
-      qkv_(make_linear(spec, weights, {"q_proj", "k_proj", "v_proj"}, precision)),
-      o_(make_linear(spec, weights, {"o_proj"}, precision)),
-      gate_up_(make_linear(spec, weights, {"gate_proj", "up_proj"}, precision)),
-      down_(make_linear(spec, weights, {"down_proj"}, precision)) {}
+      layer_(spec.layer),
+      window_(spec.window),
+      input_norm_(norm_of(weights, spec.input_norm)),
+      post_norm_(norm_of(weights, spec.post_norm)),
+      q_norm_(norm_of(weights, spec.q_norm)),
+      k_norm_(norm_of(weights, spec.k_norm)),
+      inv_freq_(rope_inv_freq(config_->rope)),
+      qkv_(make_linear(spec, weights, Site::kAttentionIn, precision)),
+      o_(make_linear(spec, weights, Site::kAttentionOut, precision)),
+      gate_up_(make_linear(spec, weights, Site::kMlpIn, precision)),
+      down_(make_linear(spec, weights, Site::kMlpDown, precision)) {}
 
 void Block::forward(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch, Observer* observer) const {
   attention(hidden, batch, cache, scratch, observer);
   mlp(hidden, static_cast<int64_t>(batch.tokens.size()), scratch, observer);
+}
+
+void Block::normalise_heads(float* x, int64_t ldx, int64_t tokens, int64_t heads, const Tensor& gain) const {
+  for (int64_t t = 0; t < tokens; ++t)
+    rms_norm(x + t * ldx, gain.f32(), 0, config_->rms_eps, heads, config_->head_dim, x + t * ldx);
+}
+
+void Block::rotate(float* x, int64_t ldx, int64_t heads, const BatchView& batch) const {
+  const RopeConfig& r = config_->rope;
+  const auto magnitude = static_cast<float>(r.magnitude);
+  if (!r.depends_on_length()) {
+    rope(x, ldx, static_cast<int64_t>(batch.tokens.size()), heads, config_->head_dim, batch.positions, inv_freq_, magnitude);
+    return;
+  }
+  for (size_t i = 0; i < batch.spans.size(); ++i) {
+    const SpanView& span = batch.spans[i];
+    const int64_t length = batch.lengths.empty() ? span.past + span.tokens : batch.lengths[i];
+    const bool beyond = static_cast<double>(length) > r.original_max_position;
+    const auto positions = batch.positions.subspan(static_cast<size_t>(span.first), static_cast<size_t>(span.tokens));
+    rope(x + span.first * ldx, ldx, span.tokens, heads, config_->head_dim, positions, beyond ? rope_inv_freq(r, length) : inv_freq_,
+         magnitude);
+  }
 }
 
 void Block::attention(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch, Observer* observer) const {
@@ -69,9 +97,11 @@ void Block::attention(float* hidden, const BatchView& batch, const KvLayerView* 
   if (observer) observer->on_input(layer_, Site::kAttentionIn, normed, tokens, c.hidden);
   qkv_.run(normed, tokens, qkv);
   float *k = qkv + q_width, *v = k + kv_width;
-  rope(qkv, width, tokens, c.heads, c.head_dim, batch.positions, inv_freq_, 1.0f);
-  rope(k, width, tokens, c.kv_heads, c.head_dim, batch.positions, inv_freq_, 1.0f);
-  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, 1.0f / std::sqrt(static_cast<float>(c.head_dim)), c.sliding_window};
+  if (!q_norm_.empty()) normalise_heads(qkv, width, tokens, c.heads, q_norm_);
+  if (!k_norm_.empty()) normalise_heads(k, width, tokens, c.kv_heads, k_norm_);
+  rotate(qkv, width, c.heads, batch);
+  rotate(k, width, c.kv_heads, batch);
+  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, 1.0f / std::sqrt(static_cast<float>(c.head_dim)), window_};
   if (cache != nullptr) {
     kv_write(*cache, batch.spans, k, v, width);
     attention_paged(shape, *cache, batch.spans, qkv, width, mixed);

@@ -25,6 +25,10 @@ struct BatchView {
   std::span<const int32_t> tokens;
   std::span<const int32_t> positions;
   std::span<const SpanView> spans;
+  // Tokens each span's sequence is to have in the end; empty: those it has after this step. Only rope types that depend
+  // on the length (dynamic, longrope) look: cached keys keep the rotation they got, so a sequence that is to grow past the
+  // original length is rotated alike in all its steps only when its final length is given from the first.
+  std::span<const int64_t> lengths = {};
 };
 
 // Pages of kPageTokens tokens for all layers; page numbers are handed out by the caller (runtime/).
@@ -63,7 +67,7 @@ using WeightSource = std::variant<Tensor, QuantWeight>;
 
 // Everything one block stores, by module name.
 struct BlockWeights {
-  Tensor input_norm, post_norm;                 // F32 [hidden]
+  std::map<std::string, Tensor> norms;          // name without ".weight" -> F32 [hidden], or [head_dim] for q and k
   std::map<std::string, WeightSource> weights;  // module -> [out, in]
   std::map<std::string, Tensor> biases;         // module -> F32 [out]
   // The dense F32 matrix of a module (dequantized if need be).
@@ -104,11 +108,14 @@ class Block {
  private:
   void attention(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch, Observer* observer) const;
   void mlp(float* hidden, int64_t tokens, Scratch& scratch, Observer* observer) const;
+  // x [tokens, heads, head_dim] with row stride ldx, in place.
+  void normalise_heads(float* x, int64_t ldx, int64_t tokens, int64_t heads, const Tensor& gain) const;
+  void rotate(float* x, int64_t ldx, int64_t heads, const BatchView& batch) const;
 
   std::shared_ptr<const ModelConfig> config_;
-  int64_t layer_ = 0;
-  Tensor input_norm_, post_norm_;
-  std::vector<double> inv_freq_;
+  int64_t layer_ = 0, window_ = 0;
+  Tensor input_norm_, post_norm_, q_norm_, k_norm_;  // the last two empty where the architecture has none
+  std::vector<double> inv_freq_;                     // of short sequences
   Linear qkv_, o_, gate_up_, down_;
 };
 

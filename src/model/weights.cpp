@@ -37,8 +37,7 @@ BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config,
     return dense_f32 ? t.clone() : t;
   };
   BlockWeights block;
-  block.input_norm = vector(spec.input_norm + ".weight", config.hidden);
-  block.post_norm = vector(spec.post_norm + ".weight", config.hidden);
+  for (const NormSpec& norm : spec.norms(config)) block.norms[norm.name] = vector(norm.name + ".weight", norm.dim);
   for (const LinearSpec& linear : spec.linears) {
     block.weights[linear.module] = load_weight(checkpoint, linear);
     if (dense_f32) {

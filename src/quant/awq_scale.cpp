@@ -246,19 +246,19 @@ ScaleChoice search_scale(const std::vector<GroupLinear>& linears, const SiteStat
 
 namespace {
 
-void divide_rows(Tensor& weight, Tensor* bias, const std::vector<float>& row_scale) {
-  const int64_t rows = weight.dim(0), cols = weight.dim(1);
-  float* w = weight.f32();
+// Rows first, first + 1, ... of a linear and its bias.
+void divide_rows(Tensor& weight, Tensor* bias, int64_t first, const std::vector<float>& row_scale) {
+  const int64_t rows = static_cast<int64_t>(row_scale.size()), cols = weight.dim(1);
+  float* w = weight.f32() + first * cols;
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t k = 0; k < cols; ++k) w[r * cols + k] /= row_scale[r];
   if (bias != nullptr)
-    for (int64_t r = 0; r < rows; ++r) bias->f32()[r] /= row_scale[r];
+    for (int64_t r = 0; r < rows; ++r) bias->f32()[first + r] /= row_scale[r];
 }
 
 }  // namespace
 
-void apply_scale(const ScaleGroup& group, const std::vector<float>& scale, const ModelConfig& config, BlockWeights& block,
-                 const BlockSpec& spec) {
+void apply_scale(const ScaleGroup& group, const std::vector<float>& scale, const ModelConfig& config, BlockWeights& block) {
   for (const std::string& module : group.consumers) {
     Tensor& t = std::get<Tensor>(block.weights.at(module));
     const int64_t cols = t.dim(1);
@@ -266,7 +266,7 @@ void apply_scale(const ScaleGroup& group, const std::vector<float>& scale, const
     for (int64_t i = 0; i < t.numel(); ++i) w[i] *= scale[i % cols];
   }
   if (group.fold == Fold::kNorm) {
-    float* gain = (group.producer == spec.input_norm ? block.input_norm : block.post_norm).f32();
+    float* gain = block.norms.at(group.producer).f32();
     for (size_t k = 0; k < scale.size(); ++k) gain[k] /= scale[k];
     return;
   }
@@ -278,7 +278,8 @@ void apply_scale(const ScaleGroup& group, const std::vector<float>& scale, const
       rows[r] = scale[r / config.head_dim * repeat * config.head_dim + r % config.head_dim];
   }
   const auto bias = block.biases.find(group.producer);
-  divide_rows(std::get<Tensor>(block.weights.at(group.producer)), bias == block.biases.end() ? nullptr : &bias->second, rows);
+  divide_rows(std::get<Tensor>(block.weights.at(group.producer)), bias == block.biases.end() ? nullptr : &bias->second,
+              group.producer_row, rows);
 }
 
 }  // namespace awq

@@ -49,7 +49,6 @@ std::vector<float> awq_weight_mean(const std::vector<GroupLinear>& linears, int6
 
 // Undoes `scale` in the producer of `group` and applies it to the consumers' columns. gain, weights and biases belong to
 // the block; norm gains are divided, rows of v_proj or up_proj (and their biases) too.
-void apply_scale(const ScaleGroup& group, const std::vector<float>& scale, const ModelConfig& config, BlockWeights& block,
-                 const BlockSpec& spec);
+void apply_scale(const ScaleGroup& group, const std::vector<float>& scale, const ModelConfig& config, BlockWeights& block);
 
 }  // namespace awq

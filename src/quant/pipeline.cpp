@@ -99,8 +99,7 @@ class Pipeline {
 
   // Leaves in `weights` what was written, for the check.
   void write_block(const BlockSpec& spec, BlockRounding& rounding, BlockWeights& weights) {
-    write_dense(spec.input_norm + ".weight", weights.input_norm);
-    write_dense(spec.post_norm + ".weight", weights.post_norm);
+    for (auto& [name, gain] : weights.norms) write_dense(name + ".weight", gain);
     for (const LinearSpec& linear : spec.linears) {
       const auto q = rounding.quantized.find(linear.module);
       WeightSource& weight = weights.weights.at(linear.module);
@@ -122,8 +121,7 @@ class Pipeline {
   }
 
   void advance_written(const BlockSpec& spec, BlockWeights& weights) {
-    weights.input_norm = weights.input_norm.to_f32();
-    weights.post_norm = weights.post_norm.to_f32();
+    for (auto& [name, gain] : weights.norms) gain = gain.to_f32();
     for (auto& [module, bias] : weights.biases) bias = bias.to_f32();
     const Block block(config_, spec, weights, inputs_.precision);
     written_->advance(block, scratch_, nullptr);

@@ -65,15 +65,15 @@ std::vector<GroupLinear> group_linears(const RoundingContext& context, int64_t l
   return linears;
 }
 
-GroupResult search_group(const RoundingContext& context, int64_t layer, const BlockSpec& spec, const ScaleGroup& group,
-                         const StatsObserver& stats, const BlockWeights& block) {
+GroupResult search_group(const RoundingContext& context, int64_t layer, const ScaleGroup& group, const StatsObserver& stats,
+                         const BlockWeights& block) {
   const auto linears = group_linears(context, layer, group, block);
   ScaleSearch search;
   search.scheme = context.plan.scheme;
   search.scale_dtype = context.dtype;
   search.channel_owner = owners(group, context.plan.config);
   if (group.fold == Fold::kNorm) {
-    search.norm_gain = (group.producer == spec.input_norm ? block.input_norm : block.post_norm).f32();
+    search.norm_gain = block.norms.at(group.producer).f32();
     search.norm_dtype = context.dtype;
   }
   return {&group, search_scale(linears, stats.at(group.site), search)};
@@ -92,8 +92,8 @@ BlockRounding round_awq(const RoundingContext& context, int64_t layer, const Blo
   // All groups are searched on the unscaled weights, as their statistics are, then all are folded.
   std::vector<GroupResult> results;
   for (const ScaleGroup& group : spec.scale_groups)
-    if (any_quantized(context, layer, group)) results.push_back(search_group(context, layer, spec, group, stats, block));
-  for (const GroupResult& r : results) apply_scale(*r.group, r.choice.scale, context.plan.config, block, spec);
+    if (any_quantized(context, layer, group)) results.push_back(search_group(context, layer, group, stats, block));
+  for (const GroupResult& r : results) apply_scale(*r.group, r.choice.scale, context.plan.config, block);
 
   BlockRounding out;
   for (GroupResult& r : results) {

@@ -119,15 +119,17 @@ void Engine::forward(const std::vector<Slice>& slices) {
   tokens_.clear();
   positions_.clear();
   spans_.clear();
+  lengths_.clear();
   for (const Slice& slice : slices) {
     const Sequence& s = *slice.sequence;
     spans_.push_back({static_cast<int64_t>(tokens_.size()), slice.tokens, s.past, s.pages.data()});
+    lengths_.push_back(static_cast<int64_t>(s.request.prompt.size()) + s.max_tokens);
     for (int64_t i = s.past; i < s.past + slice.tokens; ++i) {
       tokens_.push_back(s.tokens[static_cast<size_t>(i)]);
       positions_.push_back(static_cast<int32_t>(i));
     }
   }
-  model_->forward({tokens_, positions_, spans_}, &cache_, scratch_, hidden_);
+  model_->forward({tokens_, positions_, spans_, lengths_}, &cache_, scratch_, hidden_);
 }
 
 // Draws the next token of every sequence whose pending tokens were all run; a chunk of a prompt needs no

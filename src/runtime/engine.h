@@ -69,6 +69,7 @@ class Engine {
   // Buffers of a step, reused.
   std::vector<int32_t> tokens_, positions_, drawn_;
   std::vector<SpanView> spans_;
+  std::vector<int64_t> lengths_;
   Scratch scratch_;
   std::vector<float> hidden_, last_hidden_, logits_;
 };

@@ -85,8 +85,8 @@ TEST(ModelConfig, ErrorsNameFileKeyAndValue) {
   };
   const Case cases[] = {
       {R"({"model_type": "gpt_oss"})", Code::kUnsupported,
-       "model_type 'gpt_oss' is not supported (known: llama, qwen2)"},
-      {R"({"model_type": null})", Code::kUnsupported, "model_type '' is not supported (known: llama, qwen2)"},
+       "model_type 'gpt_oss' is not supported (known: llama, mistral, ministral, qwen2, qwen3, phi3)"},
+      {R"({"model_type": null})", Code::kUnsupported, "model_type '' is not supported (known: llama, mistral, ministral, qwen2, qwen3, phi3)"},
       {R"({"model_type": 3})", Code::kBadFile, "'model_type': expected a string, got 3"},
       {R"({"hidden_size": null})", Code::kBadFile, "'hidden_size': expected a positive number, got nothing"},
       {R"({"hidden_size": 0})", Code::kBadFile, "'hidden_size': expected a positive number, got 0"},
@@ -113,10 +113,24 @@ TEST(ModelConfig, ErrorsNameFileKeyAndValue) {
        "use_sliding_window is not supported for model_type 'llama'"},
       {R"({"rope_theta": -1})", Code::kBadFile, "rope_theta: expected a positive number, got -1"},
       {R"({"rope_scaling": 4})", Code::kBadFile, "rope parameters: expected an object, got 4"},
-      {R"({"rope_scaling": {"type": "dynamic", "factor": 2}})", Code::kUnsupported,
-       "rope type 'dynamic' is not supported (known: default, linear, llama3)"},
-      {R"({"rope_parameters": {"rope_type": "yarn"}})", Code::kUnsupported,
-       "rope type 'yarn' is not supported (known: default, linear, llama3)"},
+      {R"({"rope_scaling": {"type": "mrope", "factor": 2}})", Code::kUnsupported,
+       "rope type 'mrope' is not supported (known: default, linear, dynamic, llama3, yarn, longrope)"},
+      {R"({"rope_parameters": {"full_attention": {"rope_type": "default"}}})", Code::kUnsupported,
+       "rope parameters: expected one set for all layers, got some for 'full_attention'"},
+      {R"({"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": -1}})", Code::kBadFile,
+       "rope scaling: 'beta_fast': expected a positive number, got -1"},
+      {R"({"rope_scaling": {"type": "longrope", "long_factor": [1, 1, 1, 1, 1, 1, 1, 1], "short_factor": [1]}})", Code::kBadFile,
+       "'short_factor': expected a list of 8 numbers, got 1"},
+      {R"({"rope_scaling": {"type": "longrope", "short_factor": [1, 1, 1, 1, 1, 1, 1, 0]}})", Code::kBadFile,
+       "'short_factor': expected positive numbers, got 0"},
+      {R"({"rope_scaling": {"type": "dynamic", "factor": 0.5}})", Code::kBadFile,
+       "dynamic rope scaling: expected a factor of at least 1 and more than one pair, got 0.5 and 8"},
+      {R"({"partial_rotary_factor": 0.3125})", Code::kBadFile,
+       "'partial_rotary_factor': expected an even part of the 16 elements of a head, got 0.3125"},
+      {R"({"model_type": "mistral", "sliding_window": 8, "layer_types": ["full_attention"]})", Code::kBadFile,
+       "'layer_types': expected a list of 2 names, got 1"},
+      {R"({"model_type": "mistral", "sliding_window": 8, "layer_types": ["chunked_attention", "full_attention"]})", Code::kUnsupported,
+       "layer type 'chunked_attention' is not supported (known: full_attention, sliding_attention)"},
       {R"({"rope_scaling": {"type": "linear", "factor": 0}})", Code::kBadFile,
        "rope scaling: expected factor > 0 and 0 < low_freq_factor < high_freq_factor, got 0, 1, 4"},
   };
@@ -145,7 +159,7 @@ TEST(Rope, FrequenciesAreTransformers) {
     SCOPED_TRACE(c["name"].get<std::string>());
     Json json = llama();
     json.update(c["config"]);
-    const std::vector<double> got = rope_inv_freq(parse_model_config(json, "config.json"));
+    const std::vector<double> got = rope_inv_freq(parse_model_config(json, "config.json").rope);
     const auto want = c["inv_freq"].get<std::vector<double>>();
     ASSERT_EQ(got.size(), want.size());
     for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i] / want[i], 1, 2e-6) << "pair " << i;

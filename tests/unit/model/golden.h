@@ -39,6 +39,8 @@ inline std::string test_name(std::string name) {
 struct Expected {
   std::vector<int32_t> ids;   // [2, 40]
   std::vector<float> logits;  // [2, 40, vocab]
+  // Fed token by token, where that differs because the rotation depends on the length; else empty.
+  std::vector<float> stepwise;
 };
 
 inline Expected load_expected(const std::string& name) {
@@ -47,6 +49,10 @@ inline Expected load_expected(const std::string& name) {
   Expected e;
   e.ids.assign(ids.data<int64_t>(), ids.data<int64_t>() + ids.numel());
   e.logits.assign(logits.f32(), logits.f32() + logits.numel());
+  if (const auto* entry = file->find("stepwise")) {
+    const Tensor stepwise = file->tensor(*entry);
+    e.stepwise.assign(stepwise.f32(), stepwise.f32() + stepwise.numel());
+  }
   return e;
 }
 
@@ -54,9 +60,11 @@ inline Expected load_expected(const std::string& name) {
 using Step = std::vector<std::pair<int64_t, int64_t>>;
 
 // Runs the two recorded sequences in `steps` and returns their logits [2, 40, vocab]. Without a cache there
-// is one step over whole sequences. Pages are dealt in an order that mixes both sequences.
+// is one step over whole sequences. Pages are dealt in an order that mixes both sequences. Steps are told how
+// long the sequences will become, unless `foreseen` is false.
 inline std::vector<float> run_steps(const Model& model, const std::vector<int32_t>& ids,
-                                    const std::vector<Step>& steps, const KvCache* cache) {
+                                    const std::vector<Step>& steps, const KvCache* cache,
+                                    bool foreseen = true) {
   constexpr int32_t kPages[kGoldenSequences][3] = {{4, 1, 3}, {0, 5, 2}};
   const int64_t vocab = model.config().vocab, dim = model.config().hidden;
   std::vector<float> out(static_cast<size_t>(kGoldenSequences * kGoldenLength * vocab)), hidden;
@@ -73,7 +81,8 @@ inline std::vector<float> run_steps(const Model& model, const std::vector<int32_
         positions.push_back(static_cast<int32_t>(i));
       }
     }
-    model.forward({tokens, positions, spans}, cache, scratch, hidden);
+    const std::vector<int64_t> lengths(foreseen ? step.size() : 0, kGoldenLength);
+    model.forward({tokens, positions, spans, lengths}, cache, scratch, hidden);
     for (size_t s = 0; s < step.size(); ++s) {
       const int64_t sequence = step[s].first;
       model.logits(hidden.data() + spans[s].first * dim, spans[s].tokens,

@@ -81,6 +81,18 @@ TEST_P(Golden, LogitsHoweverStepsAreCut) {
   });
 }
 
+// Without the final length each step rotates for the length it reaches; cached keys stay as they were.
+TEST_P(Golden, UnforeseenGrowthIsTransformersCache) {
+  const auto model = Model::load(*checkpoint_);
+  const KvCache cache(model->config(), 6, DType::kF32);
+  const auto& want = expected_.stepwise.empty() ? expected_.logits : expected_.stepwise;
+  for (const Way& way : {ways()[3], ways()[5]})
+    EXPECT_LT(relative_error(run_steps(*model, expected_.ids, way.steps, &cache, false), want), kGoldenTolerance)
+        << way.name;
+  EXPECT_LT(relative_error(run_steps(*model, expected_.ids, whole_sequences(), nullptr, false), expected_.logits),
+            kGoldenTolerance);
+}
+
 // 11 and 8 bits of significand in keys and values, over two layers.
 TEST_P(Golden, SmallerCachesStayNear) {
   const auto model = Model::load(*checkpoint_);
@@ -114,7 +126,9 @@ TEST(GoldenFiles, EveryKindIsThere) {
   const auto names = golden_names();
   for (const char* name :
        {"llama-tied", "llama-biases", "llama-rope-llama3-v4", "llama-rope-linear-v5", "llama-sharded",
-        "qwen2-tied", "autoawq/quant-config-json", "autoawq/skipped-down-proj"})
+        "qwen2-tied", "qwen2-window", "mistral-window", "mistral-head-dim", "ministral-layer-types", "qwen3-tied",
+        "qwen3-untied", "phi3-plain", "phi3-partial", "phi3-longrope-short", "phi3-longrope-long", "llama-yarn",
+        "llama-yarn-options", "llama-dynamic", "autoawq/quant-config-json", "autoawq/skipped-down-proj"})
     EXPECT_NE(std::find(names.begin(), names.end(), name), names.end()) << name;
 }
 

@@ -43,7 +43,7 @@ std::shared_ptr<const Model> folded(const Checkpoint& checkpoint, Which which, s
     for (size_t g = 0; g < spec.scale_groups.size(); ++g) {
       if (which == Which::kNone || (which == Which::kOne && g != one)) continue;
       const ScaleGroup& group = spec.scale_groups[g];
-      apply_scale(group, random_scale(group, spec, *config, rng), *config, weights, spec);
+      apply_scale(group, random_scale(group, spec, *config, rng), *config, weights);
     }
     blocks.push_back(std::make_unique<Block>(config, spec, weights, Precision::kExact));
   }
@@ -78,7 +78,7 @@ TEST_P(FoldTest, WeightsMove) {
     std::vector<Tensor> before;
     for (const std::string& module : group.consumers) before.push_back(weights.dense(module).clone());
     const std::vector<float> scale = random_scale(group, spec, config, rng);
-    apply_scale(group, scale, config, weights, spec);
+    apply_scale(group, scale, config, weights);
     for (size_t i = 0; i < before.size(); ++i) {
       const Tensor after = weights.dense(group.consumers[i]);
       for (size_t k = 0; k < scale.size(); ++k)  // the first row
