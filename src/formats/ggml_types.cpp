@@ -137,6 +137,42 @@ void q6_k(const uint8_t* p, float* w) {
   }
 }
 
+// IQ4_NL and IQ4_XS: what a 4-bit code stands for, denser around zero.
+constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+// 32 weights from 16 bytes: byte l holds weight l (low nibble) and weight l+16 (high).
+void table_nibbles(const uint8_t* qs, const int8_t* values, float d, float* w) {
+  for (int l = 0; l < 16; ++l) {
+    w[l] = d * static_cast<float>(values[qs[l] & 15]);
+    w[l + 16] = d * static_cast<float>(values[qs[l] >> 4]);
+  }
+}
+
+// d | 16 bytes; w = d value(q)
+void iq4_nl(const uint8_t* p, float* w) { table_nibbles(p + 2, kIq4Values, half_at(p), w); }
+
+// d | u16 high scale bits | 4 bytes of low scale nibbles | 128 bytes: 8 sub-blocks of 32; scales are 6 bits less 32
+void iq4_xs(const uint8_t* p, float* w) {
+  const float d = half_at(p);
+  const int high = p[2] | p[3] << 8;
+  for (int j = 0; j < 8; ++j) {
+    const int low4 = (p[4 + j / 2] >> (4 * (j % 2))) & 15, high2 = (high >> (2 * j)) & 3;
+    table_nibbles(p + 8 + 16 * j, kIq4Values, d * static_cast<float>((low4 | high2 << 4) - 32), w + 32 * j);
+  }
+}
+
+// FP4 (E2M1) doubled, so that the values are whole.
+constexpr int8_t kFp4Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// u8 exponent | 16 bytes; w = 2^(e - 127) value(q)  (OCP Microscaling Formats 1.0)
+void mxfp4(const uint8_t* p, float* w) {
+  // Half the scale, against the doubled values; e < 2 makes it subnormal.
+  const uint32_t bits = p[0] < 2 ? 0x00200000u << p[0] : (p[0] - 1u) << 23;
+  float half_scale;
+  std::memcpy(&half_scale, &bits, 4);
+  table_nibbles(p + 1, kFp4Doubled, half_scale, w);
+}
+
 // clang-format off
 constexpr GgmlType kTypes[] = {
     {0, "F32", 1, 4, DType::kF32, plain<DType::kF32>},
@@ -153,6 +189,9 @@ constexpr GgmlType kTypes[] = {
     {12, "Q4_K", 256, 144, {}, each_block<256, 144, q4_k>},
     {13, "Q5_K", 256, 176, {}, each_block<256, 176, q5_k>},
     {14, "Q6_K", 256, 210, {}, each_block<256, 210, q6_k>},
+    {20, "IQ4_NL", 32, 18, {}, each_block<32, 18, iq4_nl>},
+    {23, "IQ4_XS", 256, 136, {}, each_block<256, 136, iq4_xs>},
+    {39, "MXFP4", 32, 17, {}, each_block<32, 17, mxfp4>},
     // Integers hold no weights; they can be listed and viewed, not dequantized.
     {24, "I8", 1, 1, DType::kI8, nullptr},
     {25, "I16", 1, 2, DType::kI16, nullptr},
@@ -165,14 +204,11 @@ constexpr GgmlType kTypes[] = {
     {17, "IQ2_XS", 256, 74, {}, nullptr},
     {18, "IQ3_XXS", 256, 98, {}, nullptr},
     {19, "IQ1_S", 256, 50, {}, nullptr},
-    {20, "IQ4_NL", 32, 18, {}, nullptr},
     {21, "IQ3_S", 256, 110, {}, nullptr},
     {22, "IQ2_S", 256, 82, {}, nullptr},
-    {23, "IQ4_XS", 256, 136, {}, nullptr},
     {29, "IQ1_M", 256, 56, {}, nullptr},
     {34, "TQ1_0", 256, 54, {}, nullptr},
     {35, "TQ2_0", 256, 66, {}, nullptr},
-    {39, "MXFP4", 32, 17, {}, nullptr},
 };
 // clang-format on
 

@@ -7,10 +7,11 @@ Output: {type: [bytes as hex, weights as hex of little-endian float32]}, two blo
 import json
 import gguf, numpy as np
 
-TYPES = "F32 F16 BF16 F64 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
+TYPES = "F32 F16 BF16 F64 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split()
 # Offsets of the fp16 factors within a block: random bytes there could be NaN.
 HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108],
-          "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
+          "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
+          "IQ4_NL": [0], "IQ4_XS": [0], "MXFP4": []}
 
 
 def blocks(name, rng):
@@ -25,6 +26,8 @@ def blocks(name, rng):
     raw = rng.integers(0, 256, (2, size), dtype=np.uint8)
     for at in HALVES[name]:
         raw[:, at:at + 2] = rng.standard_normal(2).astype("<f2").view(np.uint8).reshape(2, 2)
+    if name == "MXFP4":  # exponents: subnormal, usual
+        raw[:, 0] = [1, 121]
     return raw.tobytes(), gguf.dequantize(raw, kind).astype(np.float32)
 
 

@@ -234,7 +234,7 @@ std::string from_hex(const std::string& hex) {
 TEST(GgmlTypes, DequantizesAsRecorded) {
   std::ifstream in(AWQ_TEST_DATA "/formats/ggml_blocks.json");
   const auto recorded = nlohmann::json::parse(in);
-  ASSERT_EQ(recorded.size(), 14u);
+  ASSERT_EQ(recorded.size(), 17u);
   for (const auto& [name, pair] : recorded.items()) {
     const GgmlType* type = find_ggml_type(name);
     ASSERT_NE(type, nullptr) << name;
@@ -249,13 +249,13 @@ TEST(GgmlTypes, DequantizesAsRecorded) {
 }
 
 TEST(GgmlTypes, UnreadableTypeNamesTensorTypeAndReadableOnes) {
-  const GgmlType* type = find_ggml_type("IQ4_XS");
+  const GgmlType* type = find_ggml_type("IQ3_S");
   ASSERT_NE(type, nullptr);
-  EXPECT_EQ(type->bits_per_weight(), 4.25);
+  EXPECT_EQ(type->bits_per_weight(), 3.4375);
   EXPECT_THAT(
       error_of(
           [&] { dequantize_block_type(*type, nullptr, nullptr, 0, "f.gguf: tensor 'blk.0.attn_q.weight'"); }),
-      AllOf(HasSubstr("unsupported"), HasSubstr("blk.0.attn_q"), HasSubstr("IQ4_XS"), HasSubstr("Q4_1, ")));
+      AllOf(HasSubstr("unsupported"), HasSubstr("blk.0.attn_q"), HasSubstr("IQ3_S"), HasSubstr("Q4_1, ")));
 }
 
 }  // namespace
