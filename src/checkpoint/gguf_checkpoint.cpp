@@ -17,8 +17,6 @@
 namespace awq {
 namespace {
 
-constexpr const char* kRopeFactors = "rope_freqs.weight";  // becomes part of the configuration, not a weight
-
 const GgufArch& arch_of(const GgufFile& gguf) {
   const auto name = gguf.text("general.architecture");
   if (!name) fail(Code::kBadFile, "{}: key 'general.architecture' is missing", gguf.path().string());
@@ -46,7 +44,7 @@ class GgufCheckpoint : public Checkpoint {
   explicit GgufCheckpoint(const std::filesystem::path& path)
       : gguf_(GgufFile::open(path)), arch_(arch_of(*gguf_)), config_(config_from_gguf(*gguf_, arch_)) {
     for (const GgufTensor& t : gguf_->tensors())
-      if (t.name != kRopeFactors) add_tensor(t);
+      if (!is_rope_tensor(t.name)) add_tensor(t);
     index_.reserve(tensors_.size());
     for (size_t i = 0; i < tensors_.size(); ++i) index_.emplace(tensors_[i].name, i);
   }

@@ -50,8 +50,20 @@ void refuse_what_config_cannot_say(const GgufFile& gguf, const GgufArch& arch, c
   const std::string prefix = std::string(arch.name) + ".";
   if (const auto experts = gguf.integer(prefix + "expert_count"); experts && *experts > 0)
     meta.unsupported("expert_count", fmt::format("{} experts, expected a dense model", *experts));
-  if (const auto window = gguf.integer(prefix + "attention.sliding_window"); window && *window > 0)
-    meta.unsupported("attention.sliding_window", "expected attention over the whole context");
+  const GgufValue* pattern = gguf.value(prefix + "attention.sliding_window_pattern");
+  if (pattern != nullptr)
+    meta.unsupported("attention.sliding_window_pattern", "expected the same attention in every layer");
+}
+
+// 0 where every token sees all before it.
+int64_t sliding_window(const GgufFile& gguf, const GgufArch& arch, const Metadata& meta) {
+  const char* key = "attention.sliding_window";
+  const auto window = gguf.integer(std::string(arch.name) + "." + key);
+  if (!window || *window == 0) return 0;
+  if (*window < 0 || *window > INT32_MAX) meta.unsupported(key, fmt::format("expected a number of tokens, got {}", *window));
+  if (arch.model_type != "llama" && arch.model_type != "phi3")
+    meta.unsupported(key, "expected attention over the whole context");
+  return *window;
 }
 
 int64_t head_dim_of(const Metadata& meta, int64_t hidden, int64_t heads) {
@@ -62,12 +74,17 @@ int64_t head_dim_of(const Metadata& meta, int64_t hidden, int64_t heads) {
   const int64_t head_dim = key_length.value_or(hidden / heads);
   if (const auto v = meta.optional_size("attention.value_length"); v && *v != head_dim)
     meta.unsupported("attention.value_length", fmt::format("expected key_length {}, got {}", head_dim, *v));
-  if (const auto d = meta.optional_size("rope.dimension_count"); d && *d != head_dim)
-    meta.unsupported("rope.dimension_count",
-                     fmt::format("expected the whole head of {}, got {}", head_dim, *d));
   if (head_dim % 2 != 0)
     fail(Code::kBadFile, "{}: expected an even head dimension, got {}", meta.file(), head_dim);
   return head_dim;
+}
+
+// Elements of a head that rope turns.
+int64_t rotary_dim(const GgufArch& arch, const Metadata& meta, int64_t head_dim) {
+  const int64_t dim = meta.optional_size("rope.dimension_count").value_or(head_dim);
+  if (dim > head_dim || dim % 2 != 0 || (dim != head_dim && arch.model_type != "phi3"))
+    meta.unsupported("rope.dimension_count", fmt::format("expected the whole head of {}, got {}", head_dim, dim));
+  return dim;
 }
 
 int64_t vocabulary_rows(const GgufFile& gguf) {
@@ -104,6 +121,19 @@ bool has_biases(const GgufFile& gguf, std::initializer_list<const char*> names) 
   return found != 0;
 }
 
+// Says which linears have biases, where config.json can say it.
+void add_biases(Json& json, const GgufFile& gguf, const GgufArch& arch, bool mistral) {
+  if (arch.model_type == "qwen2" || arch.model_type == "phi3") return;  // always on q, k and v; never
+  const bool attention = has_biases(gguf, {"attn_q", "attn_k", "attn_v", "attn_output"});
+  const bool mlp = arch.model_type == "llama" && has_biases(gguf, {"ffn_gate", "ffn_up", "ffn_down"});
+  if (mistral && (attention || mlp))
+    fail(Code::kUnsupported, "{}: key '{}.attention.sliding_window': expected no biases beside a window", gguf.path().string(),
+         arch.name);
+  if (mistral) return;
+  json["attention_bias"] = attention;
+  if (arch.model_type == "llama") json["mlp_bias"] = mlp;
+}
+
 void add_rope(Json& json, const Json& rope) {
   // Both spellings: transformers 5 reads rope_parameters, transformers 4 rope_theta and rope_scaling.
   json["rope_theta"] = rope["rope_theta"];
@@ -112,6 +142,9 @@ void add_rope(Json& json, const Json& rope) {
     scaling.erase("rope_theta");
     json["rope_scaling"] = scaling;
   }
+  // Phi-3's configurations have it beside the other lengths.
+  if (rope["rope_type"] == "longrope")
+    json["original_max_position_embeddings"] = rope["original_max_position_embeddings"];
   json["rope_parameters"] = rope;
 }
 
@@ -122,29 +155,28 @@ Json config_from_gguf(const GgufFile& gguf, const GgufArch& arch) {
   refuse_what_config_cannot_say(gguf, arch, meta);
   const int64_t hidden = meta.size("embedding_length"), heads = meta.size("attention.head_count");
   const int64_t kv_heads = meta.optional_size("attention.head_count_kv").value_or(heads);
-  const int64_t head_dim = head_dim_of(meta, hidden, heads);
-  const bool llama = arch.model_type == "llama";
+  const int64_t head_dim = head_dim_of(meta, hidden, heads), rotated = rotary_dim(arch, meta, head_dim);
+  const int64_t window = sliding_window(gguf, arch, meta);
+  const bool llama = arch.model_type == "llama", mistral = llama && window > 0;
 
   Json json = Json::object();
-  json["architectures"] = Json::array({std::string(arch.architecture)});
-  json["model_type"] = std::string(arch.model_type);
+  json["architectures"] = Json::array({mistral ? "MistralForCausalLM" : std::string(arch.architecture)});
+  json["model_type"] = mistral ? "mistral" : std::string(arch.model_type);
   json["vocab_size"] = vocabulary_rows(gguf);
   json["hidden_size"] = hidden;
   json["intermediate_size"] = meta.size("feed_forward_length");
   json["num_hidden_layers"] = meta.size("block_count");
   json["num_attention_heads"] = heads;
   json["num_key_value_heads"] = kv_heads;
-  if (meta.optional_size("attention.key_length")) json["head_dim"] = head_dim;
+  if (meta.optional_size("attention.key_length") || arch.explicit_head_dim) json["head_dim"] = head_dim;
   json["hidden_act"] = "silu";
   json["max_position_embeddings"] = meta.size("context_length");
   json["rms_norm_eps"] = meta.positive("attention.layer_norm_rms_epsilon");
-  add_rope(json, rope_parameters_from_gguf(gguf, arch, head_dim));
-  if (llama) {
-    json["attention_bias"] = has_biases(gguf, {"attn_q", "attn_k", "attn_v", "attn_output"});
-    json["mlp_bias"] = has_biases(gguf, {"ffn_gate", "ffn_up", "ffn_down"});
-  } else {
-    json["use_sliding_window"] = false;
-  }
+  add_rope(json, rope_parameters_from_gguf(gguf, arch, rotated));
+  if (rotated != head_dim) json["partial_rotary_factor"] = static_cast<double>(rotated) / static_cast<double>(head_dim);
+  if (mistral || arch.model_type == "phi3") json["sliding_window"] = window > 0 ? Json(window) : Json();
+  if (arch.model_type == "qwen2" || arch.model_type == "qwen3") json["use_sliding_window"] = false;
+  add_biases(json, gguf, arch, mistral);
   json["attention_dropout"] = 0.0;
   json["tie_word_embeddings"] = gguf.find("output.weight") == nullptr;
   add_token_ids(json, gguf);

@@ -17,9 +17,26 @@ constexpr GgufName kLlamaBlock[] = {
     {"ffn_down", "mlp.down_proj"},
 };
 
+constexpr GgufName kQwen3Block[] = {
+    {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
+    {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"},
+    {"attn_output", "self_attn.o_proj"}, {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"},
+};
+
+constexpr GgufName kPhi3Block[] = {
+    {"attn_norm", "input_layernorm"},      {"attn_qkv", "self_attn.qkv_proj"},
+    {"attn_output", "self_attn.o_proj"},   {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_up", "mlp.gate_up_proj"},        {"ffn_down", "mlp.down_proj"},
+};
+
 constexpr GgufArch kArchs[] = {
     {"llama", "llama", "LlamaForCausalLM", true, kLlamaBlock},
     {"qwen2", "qwen2", "Qwen2ForCausalLM", false, kLlamaBlock},
+    {"qwen3", "qwen3", "Qwen3ForCausalLM", false, kQwen3Block, true},
+    {"phi3", "phi3", "Phi3ForCausalLM", false, kPhi3Block},
 };
 
 std::optional<std::string_view> translate(std::span<const GgufName> names, std::string_view gguf) {
@@ -40,6 +57,10 @@ std::string known_gguf_archs() {
   std::string text;
   for (const GgufArch& a : kArchs) text += (text.empty() ? "" : ", ") + std::string(a.name);
   return text;
+}
+
+bool is_rope_tensor(std::string_view gguf_name) {
+  return gguf_name == kRopeFreqs || gguf_name == kRopeFactorsLong || gguf_name == kRopeFactorsShort;
 }
 
 std::optional<std::string> hf_tensor_name(const GgufArch& arch, std::string_view gguf_name) {

@@ -11,7 +11,6 @@ namespace awq {
 namespace {
 
 using Json = nlohmann::ordered_json;
-constexpr const char* kFactorsName = "rope_freqs.weight";
 
 struct Llama3 {
   double factor, low, high, original;
@@ -29,7 +28,7 @@ double divisor(const Llama3& s, double theta, int64_t i, int64_t head_dim) {
 }
 
 std::vector<float> stored_factors(const GgufFile& gguf, const GgufTensor& tensor, int64_t head_dim) {
-  const std::string where = gguf.path().string() + ": tensor '" + kFactorsName + "'";
+  const std::string where = gguf.path().string() + ": tensor '" + tensor.name + "'";
   if (tensor.shape != Shape{head_dim / 2})
     fail(Code::kBadFile, "{}: expected shape [{}], got {}", where, head_dim / 2, shape_text(tensor.shape));
   std::vector<float> factors(static_cast<size_t>(head_dim / 2));
@@ -59,7 +58,18 @@ Json llama3_parameters(const GgufFile& gguf, const std::vector<float>& factors, 
             {"high_freq_factor", 4.0}, {"original_max_position_embeddings", static_cast<int64_t>(original)}};
   fail(Code::kUnsupported,
        "{}: tensor '{}': its divisors (up to {:.6g}) are not those of llama3 rope scaling",
-       gguf.path().string(), kFactorsName, largest);
+       gguf.path().string(), kRopeFreqs, largest);
+}
+
+// The stored factor multiplies YaRN's own magnitude; config.json has the product.
+void add_yarn(const GgufFile& gguf, const std::string& prefix, double factor, Json& rope) {
+  if (const auto multiplier = gguf.real(prefix + "scaling.yarn_log_multiplier"); multiplier && *multiplier != 0)
+    fail(Code::kUnsupported, "{}: key '{}scaling.yarn_log_multiplier': expected none, got {}", gguf.path().string(),
+         prefix, *multiplier);
+  for (const char* beta : {"beta_fast", "beta_slow"})
+    if (const auto value = gguf.real(prefix + "scaling.yarn_" + beta)) rope[beta] = *value;
+  const double magnitude = gguf.real(prefix + "scaling.attn_factor").value_or(1);
+  if (magnitude != 1) rope["attention_factor"] = magnitude * (factor > 1 ? 0.1 * std::log(factor) + 1 : 1);
 }
 
 Json scaled_parameters(const GgufFile& gguf, const std::string& prefix, const std::string& type,
@@ -71,12 +81,37 @@ Json scaled_parameters(const GgufFile& gguf, const std::string& prefix, const st
   Json rope = {{"rope_type", type}, {"rope_theta", theta}, {"factor", *factor}};
   if (const auto original = gguf.integer(prefix + "scaling.original_context_length"))
     rope["original_max_position_embeddings"] = *original;
+  if (type == "yarn") add_yarn(gguf, prefix, *factor, rope);
+  return rope;
+}
+
+// The float as the shortest decimal that gives it back, as configurations are written.
+Json decimals(const std::vector<float>& values) {
+  Json list = Json::array();
+  for (const float v : values) list.push_back(std::stod(fmt::format("{}", v)));
+  return list;
+}
+
+// Phi-3: the lists are tensors, the magnitude is a key, and scaling.type is not written.
+Json longrope_parameters(const GgufFile& gguf, const std::string& prefix, double theta, int64_t rotated) {
+  const GgufTensor *shorter = gguf.find(kRopeFactorsShort), *longer = gguf.find(kRopeFactorsLong);
+  if (shorter == nullptr || longer == nullptr)
+    fail(Code::kBadFile, "{}: tensors '{}' and '{}': expected both, got one or none", gguf.path().string(),
+         kRopeFactorsShort, kRopeFactorsLong);
+  const auto original = gguf.integer(prefix + "scaling.original_context_length");
+  if (!original || *original < 1)
+    fail(Code::kBadFile, "{}: key '{}scaling.original_context_length': expected a positive number",
+         gguf.path().string(), prefix);
+  Json rope = {{"rope_type", "longrope"}, {"rope_theta", theta}, {"original_max_position_embeddings", *original}};
+  rope["short_factor"] = decimals(stored_factors(gguf, *shorter, rotated));
+  rope["long_factor"] = decimals(stored_factors(gguf, *longer, rotated));
+  if (const auto magnitude = gguf.real(prefix + "scaling.attn_factor")) rope["attention_factor"] = *magnitude;
   return rope;
 }
 
 }  // namespace
 
-Json rope_parameters_from_gguf(const GgufFile& gguf, const GgufArch& arch, int64_t head_dim) {
+Json rope_parameters_from_gguf(const GgufFile& gguf, const GgufArch& arch, int64_t rotated) {
   const std::string prefix = std::string(arch.name) + ".rope.";
   const double theta = gguf.real(prefix + "freq_base").value_or(10000.0);
   if (!(theta > 0))
@@ -84,13 +119,15 @@ Json rope_parameters_from_gguf(const GgufFile& gguf, const GgufArch& arch, int64
          prefix, theta);
   const std::string type = gguf.text(prefix + "scaling.type").value_or("none");
   if (type == "linear" || type == "yarn") return scaled_parameters(gguf, prefix, type, theta);
-  if (type != "none")
-    fail(Code::kUnsupported, "{}: key '{}scaling.type': expected none, linear or yarn, got '{}'",
+  if (type != "none" && type != "longrope")
+    fail(Code::kUnsupported, "{}: key '{}scaling.type': expected none, linear, yarn or longrope, got '{}'",
          gguf.path().string(), prefix, printable(type, 40));
-  if (const GgufTensor* tensor = gguf.find(kFactorsName)) {
-    const std::vector<float> factors = stored_factors(gguf, *tensor, head_dim);
+  if (type == "longrope" || gguf.find(kRopeFactorsLong) != nullptr || gguf.find(kRopeFactorsShort) != nullptr)
+    return longrope_parameters(gguf, prefix, theta, rotated);
+  if (const GgufTensor* tensor = gguf.find(kRopeFreqs)) {
+    const std::vector<float> factors = stored_factors(gguf, *tensor, rotated);
     if (!std::all_of(factors.begin(), factors.end(), [](float f) { return f == 1.0f; }))
-      return llama3_parameters(gguf, factors, theta, head_dim);
+      return llama3_parameters(gguf, factors, theta, rotated);
   }
   return {{"rope_type", "default"}, {"rope_theta", theta}};
 }

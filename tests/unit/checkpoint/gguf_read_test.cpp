@@ -267,6 +267,109 @@ TEST(GgufRead, LinearRopeScaling) {
   EXPECT_EQ(open(dir, b)->config()["rope_parameters"], rope);
 }
 
+// Metadata as the converter writes it for each architecture, beyond what `metadata` has.
+TEST(GgufRead, Qwen3HasNormsPerHeadAndAnExplicitHeadDim) {
+  TempDir dir;
+  GgufBuilder b = metadata("qwen3");
+  b.u32("qwen3.attention.key_length", 16).u32("qwen3.attention.value_length", 16);
+  b.f32_tensor("token_embd.weight", {kVocab, kHidden}, ramp(kVocab * kHidden));
+  b.f32_tensor("blk.0.attn_q.weight", {kHeads * 16, kHidden}, ramp(kHeads * 16 * kHidden));
+  b.f32_tensor("blk.0.attn_q_norm.weight", {16}, ramp(16)).f32_tensor("blk.0.attn_k_norm.weight", {16}, ramp(16, 5));
+  const auto c = open(dir, b);
+  EXPECT_EQ(c->config()["model_type"], "qwen3");
+  EXPECT_EQ(c->config()["head_dim"], 16);
+  EXPECT_EQ(c->config()["attention_bias"], false);
+  const Tensor norm = c->load_f32("model.layers.0.self_attn.k_norm.weight", {16});
+  EXPECT_EQ(norm.f32()[1], 6.0f);
+  const Tensor q = c->load_f32("model.layers.0.self_attn.q_proj.weight", {64, kHidden});
+  EXPECT_EQ(q.f32()[kHidden], kHidden);  // not reordered
+}
+
+GgufBuilder phi3() {
+  GgufBuilder b = metadata("phi3");
+  b.u32("phi3.rope.dimension_count", 6).u32("phi3.rope.scaling.original_context_length", 64);
+  b.u32("phi3.attention.sliding_window", 12);
+  b.f32_tensor("token_embd.weight", {kVocab, kHidden}, ramp(kVocab * kHidden));
+  const int64_t qkv = (kHeads + 2 * kKvHeads) * kHeadDim;
+  b.f32_tensor("blk.0.attn_qkv.weight", {qkv, kHidden}, ramp(qkv * kHidden));
+  b.f32_tensor("blk.0.ffn_up.weight", {2 * kFfn, kHidden}, ramp(2 * kFfn * kHidden));
+  return b;
+}
+
+TEST(GgufRead, Phi3IsFusedPartlyRotatedAndWindowed) {
+  TempDir dir;
+  GgufBuilder b = phi3();
+  const auto plain = open(dir, b)->config();
+  EXPECT_EQ(plain["model_type"], "phi3");
+  EXPECT_EQ(plain["sliding_window"], 12);
+  EXPECT_EQ(plain["partial_rotary_factor"], 0.75);
+  EXPECT_EQ(plain["rope_parameters"]["rope_type"], "default");
+  EXPECT_FALSE(plain.contains("attention_bias"));
+
+  b.f32_tensor("rope_factors_short.weight", {3}, {1.f, 1.05f, 1.1f}).f32_tensor("rope_factors_long.weight", {3}, {1.f, 7.3f, 30.f});
+  b.f32("phi3.rope.scaling.attn_factor", 1.19f);
+  const auto c = open(dir, b);
+  const nlohmann::ordered_json rope = {{"rope_type", "longrope"},
+                                       {"rope_theta", 5e5},
+                                       {"original_max_position_embeddings", 64},
+                                       {"short_factor", {1.0, 1.05, 1.1}},
+                                       {"long_factor", {1.0, 7.3, 30.0}},
+                                       {"attention_factor", 1.19}};
+  EXPECT_EQ(c->config()["rope_parameters"], rope);
+  EXPECT_EQ(c->config()["original_max_position_embeddings"], 64);
+  EXPECT_EQ(c->find("rope_factors_long.weight"), nullptr);
+  EXPECT_EQ(c->find("model.layers.0.self_attn.qkv_proj.weight")->shape, (Shape{64, kHidden}));
+  EXPECT_EQ(c->find("model.layers.0.mlp.gate_up_proj.weight")->shape, (Shape{2 * kFfn, kHidden}));
+
+  GgufBuilder one = phi3(), shape = phi3();
+  one.f32_tensor("rope_factors_short.weight", {3}, {1, 1, 1});
+  EXPECT_THAT(open_error(one), AllOf(HasSubstr("bad_file"), HasSubstr("rope_factors_long.weight")));
+  shape.f32_tensor("rope_factors_short.weight", {3}, {1, 1, 1}).f32_tensor("rope_factors_long.weight", {2}, {1, 1});
+  EXPECT_THAT(open_error(shape), HasSubstr("expected shape [3], got [2]"));
+}
+
+TEST(GgufRead, Phi3WithoutAWindowSaysNull) {
+  TempDir dir;
+  GgufBuilder b = metadata("phi3");
+  b.u32("phi3.attention.sliding_window", 0);
+  add_weights(b);
+  EXPECT_THAT(error_of([&] { open(dir, b); }), HasSubstr("blk.0.attn_q.weight"));  // fused there, not here
+  GgufBuilder fused = metadata("phi3");
+  fused.u32("phi3.attention.sliding_window", 0);
+  fused.f32_tensor("token_embd.weight", {kVocab, kHidden}, ramp(kVocab * kHidden));
+  EXPECT_TRUE(open(dir, fused)->config()["sliding_window"].is_null());
+}
+
+TEST(GgufRead, LlamaWithAWindowIsMistral) {
+  TempDir dir;
+  GgufBuilder b = metadata("llama");
+  b.u32("llama.attention.sliding_window", 4096);
+  add_weights(b);
+  const auto config = open(dir, b)->config();
+  EXPECT_EQ(config["architectures"], nlohmann::ordered_json({"MistralForCausalLM"}));
+  EXPECT_EQ(config["model_type"], "mistral");
+  EXPECT_EQ(config["sliding_window"], 4096);
+  EXPECT_FALSE(config.contains("attention_bias"));
+}
+
+TEST(GgufRead, YarnScaling) {
+  TempDir dir;
+  GgufBuilder b = metadata("qwen2");
+  b.text("qwen2.rope.scaling.type", "yarn").f32("qwen2.rope.scaling.factor", 4.0f);
+  b.u32("qwen2.rope.scaling.original_context_length", 32768).f32("qwen2.rope.scaling.yarn_beta_fast", 16.0f);
+  add_weights(b, true);
+  nlohmann::ordered_json rope = {{"rope_type", "yarn"},
+                                 {"rope_theta", 5e5},
+                                 {"factor", 4.0},
+                                 {"original_max_position_embeddings", 32768},
+                                 {"beta_fast", 16.0}};
+  EXPECT_EQ(open(dir, b)->config()["rope_parameters"], rope);
+  b.f32("qwen2.rope.scaling.attn_factor", 0.5f);
+  EXPECT_NEAR(open(dir, b)->config()["rope_parameters"]["attention_factor"], 0.5 * (0.1 * std::log(4.0) + 1), 1e-12);
+  b.f32("qwen2.rope.scaling.yarn_log_multiplier", 0.1f);
+  EXPECT_THAT(open_error(b), AllOf(HasSubstr("unsupported"), HasSubstr("yarn_log_multiplier")));
+}
+
 TEST(GgufRead, WhatIsNotKnownIsNamed) {
   const auto with = [](const std::function<void(GgufBuilder&)>& change) {
     GgufBuilder b = metadata("llama");
@@ -282,6 +385,8 @@ TEST(GgufRead, WhatIsNotKnownIsNamed) {
               AllOf(HasSubstr("unsupported"), HasSubstr("expert_count")));
   EXPECT_THAT(with([](auto& b) { b.u32("llama.rope.dimension_count", 4); }),
               HasSubstr("rope.dimension_count"));
+  EXPECT_THAT(with([](auto& b) { b.u32("llama.attention.sliding_window_pattern", 2); }),
+              AllOf(HasSubstr("unsupported"), HasSubstr("sliding_window_pattern")));
   EXPECT_THAT(with([](auto& b) { b.u32("llama.attention.key_length", 0); }),
               AllOf(HasSubstr("bad_file"), HasSubstr("key_length")));
   EXPECT_THAT(with([](auto& b) { b.text("llama.rope.scaling.type", "su"); }), HasSubstr("'su'"));
