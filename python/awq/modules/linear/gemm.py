@@ -1,0 +1,3 @@
+from ._layers import WQLinear_GEMM
+
+__all__ = ["WQLinear_GEMM"]

@@ -1,0 +1,3 @@
+from ._layers import WQLinear_GEMV
+
+__all__ = ["WQLinear_GEMV"]

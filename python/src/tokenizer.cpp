@@ -1,0 +1,56 @@
+#include "checkpoint/hub_cache.h"
+#include "checkpoint/tokenizer_source.h"
+#include "bindings.h"
+#include "text/detokenizer.h"
+#include "text/text_source.h"
+#include "tokenizer/tokenizer.h"
+
+namespace awq::python {
+namespace {
+
+std::vector<int32_t> encode(const Tokenizer& t, const std::string& text, bool special) {
+  nb::gil_scoped_release release;
+  return t.encode(text, special);
+}
+
+std::vector<int32_t> stream(const Tokenizer& t, const TextSet& text) {
+  nb::gil_scoped_release release;
+  return token_stream(text, t);
+}
+
+}  // namespace
+
+void bind_tokenizer(nb::module_& m) {
+  nb::class_<Tokenizer>(m, "Tokenizer")
+      .def_static("from_model", [](const std::string& model) { return std::const_pointer_cast<Tokenizer>(load_tokenizer(*Checkpoint::open(resolve_model(model)))); })
+      .def_static("from_dir", [](const std::string& dir) { return std::const_pointer_cast<Tokenizer>(Tokenizer::from_dir(dir)); })
+      .def("encode", &encode, nb::arg("text"), nb::arg("add_special_tokens"))
+      .def("decode", [](const Tokenizer& t, const std::vector<int32_t>& ids, bool skip) { return t.decode(ids, skip); })
+      .def("token_bytes", [](const Tokenizer& t, int32_t id) {
+        const std::string bytes = t.token_bytes(id);
+        return nb::bytes(bytes.data(), bytes.size());
+      })
+      .def("is_special", &Tokenizer::is_special)
+      .def("id_of", [](const Tokenizer& t, const std::string& token) { return t.id_of(token); })
+      .def("stream", &stream)
+      .def_prop_ro("vocab_size", &Tokenizer::vocab_size);
+
+  nb::class_<Detokenizer>(m, "Detokenizer")
+      .def("__init__", [](Detokenizer* self, std::shared_ptr<Tokenizer> t) { new (self) Detokenizer(t); })
+      .def("push", [](Detokenizer& d, int32_t id) { return d.push(id); })
+      .def("flush", [](Detokenizer& d) { return d.flush(); });
+
+  nb::class_<TextSet>(m, "TextSet")
+      .def_ro("name", &TextSet::name)
+      .def_ro("sha256", &TextSet::sha256)
+      .def_ro("samples", &TextSet::samples);
+  m.def("load_text", [](const std::string& spec, bool heldout) {
+    return load_text(spec, heldout ? Builtin::kHeldout : Builtin::kCalibration);
+  });
+  m.def("parse_json_lines", [](const std::string& bytes, const std::string& name) {
+    return parse_text(bytes, name, name, TextFormat::kJsonLines);
+  });
+  m.def("resolve_model", [](const std::string& model) { return resolve_model(model).string(); });
+}
+
+}  // namespace awq::python
