@@ -29,7 +29,7 @@ struct Options {
   std::string model, output, group = "auto", calib = "builtin", samples = "auto";
   QuantizeOptions quantize;
   int64_t seq_len = 512;
-  bool no_check = false, dry_run = false, force = false;
+  bool no_check = false, dry_run = false, force = false, resume = false, restart = false;
 };
 
 int64_t sample_count(const std::string& samples) {
@@ -156,7 +156,8 @@ Json result_json(const Options& o, const JobResult& r, const std::string& output
                {"seconds", seconds},
                {"peak_rss_bytes", peak_rss_bytes()},
                {"isa", isa_name(isa())},
-               {"threads", threads()}};
+               {"threads", threads()},
+               {"resumed_blocks", r.resumed_blocks}};
   if (const auto& c = r.quantized.check)
     json["check"] = {{"kl", c->kl},
                      {"kl_ci95", c->kl_ci95},
@@ -229,7 +230,10 @@ int run(const Context& context, Options o) {
   const QuantizePlan plan = plan_quantize(*checkpoint, o.quantize, 0);
   WriterOptions writer_options;
   writer_options.force = o.force;
-  check_output(output, output_plan(*checkpoint, plan, DType::kF16), writer_options);
+  if (!JobDirectory::exists(output)) {
+    if (o.resume) fail(Code::kNotFound, "{}: --resume: there is no unfinished job for this output", output);
+    check_output(output, output_plan(*checkpoint, plan, DType::kF16), writer_options);
+  }
   warn_about_source(*checkpoint);
 
   const auto tokenizer = load_tokenizer(*checkpoint);
@@ -237,6 +241,7 @@ int run(const Context& context, Options o) {
   job.options = o.quantize;
   job.output = output;
   job.force = o.force;
+  job.start = o.resume ? JobStart::kResume : o.restart ? JobStart::kRestart : JobStart::kContinue;
   if (o.quantize.method != "rtn") job.calibration = calibration_of(o, *tokenizer);
   if (!o.no_check) job.heldout = tokens_of(builtin_heldout(), *tokenizer, 512, 0);
   job.manifest_options = manifest_options(o);
@@ -289,6 +294,8 @@ void add_quantize(CLI::App& app, Context& context) {
       ->allow_extra_args(false)->type_name("NAME");
   command.add_flag("--no-check", o->no_check, "do not compare the result with the source");
   command.add_flag("--dry-run", o->dry_run, "read headers only; say what would be done");
+  auto* resume = command.add_flag("--resume", o->resume, "fail unless there is an unfinished job to continue");
+  command.add_flag("--restart", o->restart, "discard an unfinished job and begin anew")->excludes(resume);
   command.add_flag("--force", o->force, "replace a finished output directory");
 }
 

@@ -1,12 +1,16 @@
 #include "quant/job.h"
 
 #include <cmath>
+#include <new>
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
+#include "base/sha256.h"
+#include "base/system.h"
 #include "base/version.h"
 #include "checkpoint/model_card.h"
 #include "checkpoint/output_config.h"
+#include "quant/job_record.h"
 
 namespace awq {
 namespace {
@@ -48,10 +52,10 @@ std::string worst_of(const std::vector<LayerReport>& layers) {
   return worst != nullptr ? worst->module : "";
 }
 
-Manifest describe(const Checkpoint& checkpoint, const QuantizeJob& job, const JobResult& result) {
+Manifest describe(const Checkpoint& checkpoint, const QuantizeJob& job, const JobResult& result, const std::string& fingerprint) {
   Manifest m;
   m.tool = fmt::format("awq {}", kVersion);
-  m.source = {public_name(checkpoint.path()), checkpoint.format().name, checkpoint.fingerprint()};
+  m.source = {public_name(checkpoint.path()), checkpoint.format().name, fingerprint};
   if (job.calibration.sequences.count() > 0 && job.options.method != "rtn")
     m.calibration = Manifest::Calibration{job.calibration.name, job.calibration.sha256, job.calibration.sequences.count(),
                                           job.calibration.sequences.tokens()};
@@ -67,43 +71,177 @@ Manifest describe(const Checkpoint& checkpoint, const QuantizeJob& job, const Jo
   return m;
 }
 
+bool calibrates(const QuantizeJob& job) { return job.calibration.sequences.count() > 0 && job.options.method != "rtn"; }
+
+std::string tokens_digest(const TokenSequences& sequences) {
+  Sha256 hash;
+  hash.update(std::as_bytes(std::span(sequences.lengths)));
+  hash.update(std::as_bytes(std::span(sequences.ids)));
+  return hash.hex();
+}
+
+// Everything the blocks' bytes depend on.
+JobIdentity identity_of(const QuantizeJob& job, const QuantizePlan& plan, const std::string& fingerprint) {
+  const QuantizeOptions& o = job.options;
+  JobIdentity identity = {{"tool", fmt::format("awq {}", kVersion)},
+                          {"source", fingerprint},
+                          {"--method", o.method},
+                          {"--quality", o.quality},
+                          {"--bits", std::to_string(plan.scheme.bits)},
+                          {"--group-size", std::to_string(plan.scheme.group)},
+                          {"--sym", o.symmetric ? "yes" : "no"},
+                          {"--format", plan.format},
+                          {"--dtype", o.dtype}};
+  std::string skipped;
+  for (const std::string& module : plan.not_converted) skipped += (skipped.empty() ? "" : ",") + module;
+  identity.emplace_back("--skip", skipped.empty() ? "none" : skipped);
+  identity.emplace_back("calibration text", calibrates(job) ? job.calibration.sha256 : "none");
+  identity.emplace_back("calibration samples", calibrates(job) ? std::to_string(job.calibration.sequences.count()) : "none");
+  identity.emplace_back("calibration tokens", calibrates(job) ? tokens_digest(job.calibration.sequences) : "none");
+  identity.emplace_back("held-out tokens", job.heldout ? tokens_digest(job.heldout->sequences) : "none");
+  identity.emplace_back("precision", job.precision == Precision::kBf16 ? "bfloat16" : "exact");
+  identity.emplace_back("instruction set", isa_name(isa()));
+  return identity;
+}
+
+// The states of one record, as they lie on disk; two records are kept.
+int64_t states_bytes(const QuantizeJob& job, const QuantizePlan& plan) {
+  const int64_t tokens = (calibrates(job) ? job.calibration.sequences.tokens() : 0) + (job.heldout ? 2 * job.heldout->sequences.tokens() : 0);
+  return 2 * tokens * plan.config.hidden * static_cast<int64_t>(sizeof(float));
+}
+
+class Run {
+ public:
+  Run(const Checkpoint& checkpoint, const QuantizeJob& job, const ProgressFn& progress)
+      : checkpoint_(checkpoint), job_(job), progress_(progress) {
+    result_.plan = plan_quantize(checkpoint, job.options, calibration_tokens() + 2 * heldout_tokens());
+    check_ids(job.calibration.sequences, result_.plan.config, checkpoint.path().string());
+    if (job.heldout) check_ids(job.heldout->sequences, result_.plan.config, checkpoint.path().string());
+    side_files_ = checkpoint.side_files();
+    for (const auto& file : side_files_) writer_options_.side_bytes += static_cast<int64_t>(file.contents.size());
+    writer_options_.side_bytes += states_bytes(job, result_.plan);
+    writer_options_.force = job.force;
+    // A refusal must not wait until the whole source has been read.
+    if (!JobDirectory::exists(job.output)) check_output(job.output, output_plan(checkpoint, result_.plan, DType::kF16), writer_options_);
+    fingerprint_ = checkpoint.fingerprint();
+    directory_.emplace(job.output, identity_of(job, result_.plan, fingerprint_), result_.plan.config.layers, job.start);
+  }
+
+  JobResult run() {
+    if (published()) {
+      finish_result();
+    } else {
+      work();
+    }
+    try {
+      directory_->remove();
+    } catch (const Error& error) {
+      log(Level::kWarning, "{} (the output is complete)", error.what());
+    }
+    return std::move(result_);
+  }
+
+  // "12 of 30 blocks are kept: …", or nothing.
+  std::string kept() const {
+    const int64_t done = directory_ ? std::min(directory_->done(), result_.plan.config.layers) : 0;
+    return done == 0 ? "" : fmt::format("{} of {} blocks are kept: the same command continues, --restart begins anew", done, result_.plan.config.layers);
+  }
+  int64_t memory_bytes() const { return result_.plan.memory_bytes; }
+
+ private:
+  int64_t calibration_tokens() const { return job_.calibration.sequences.tokens(); }
+  int64_t heldout_tokens() const { return job_.heldout ? job_.heldout->sequences.tokens() : 0; }
+
+  // Whether an earlier run was ended between putting the output in place and removing its traces.
+  bool published() {
+    if (directory_->records().empty() || directory_->records().front().done <= result_.plan.config.layers) return false;
+    const JobReport report = parse_report(directory_->records().front().report, directory_->path().string());
+    if (!holds_manifest(job_.output) || sha256_file(job_.output / kManifestFile) != report.manifest_sha256) return false;
+    if (!verify_files(job_.output).empty()) return false;
+    result_.quantized = report.result;
+    result_.manifest = read_manifest(job_.output);
+    result_.resumed_blocks = result_.plan.config.layers;
+    return true;
+  }
+
+  // As an earlier run chose it, or by trying.
+  DType dtype() const {
+    for (const JournalRecord& record : directory_->records())
+      if (record.done > 0) return parse_report(record.report, directory_->path().string()).result.dtype;
+    return choose_dtype(checkpoint_, result_.plan, job_.options, probe_of(job_.calibration.sequences));
+  }
+
+  void work() {
+    const DType chosen = dtype();
+    result_.resumed_blocks = std::min(directory_->done(), result_.plan.config.layers);
+    writer_options_.working_dir = directory_->output_dir();
+    CheckpointWriter writer(job_.output, output_plan(checkpoint_, result_.plan, chosen), writer_options_);
+    const QuantizeInputs inputs{job_.calibration.sequences, job_.heldout ? job_.heldout->sequences : TokenSequences{}, job_.precision};
+    result_.quantized = quantize_blocks(checkpoint_, result_.plan, job_.options, inputs, chosen, writer, *directory_, progress_);
+    if (chosen == DType::kF16 && result_.quantized.activation_max > 65504.0f / 4)
+      log(Level::kWarning, "activations reach {:.0f}, more than a quarter of float16's range: consider --dtype bfloat16",
+          result_.quantized.activation_max);
+    add_files(writer, chosen);
+    commit_complete(writer);
+    writer.publish();
+    finish_result();
+  }
+
+  void add_files(CheckpointWriter& writer, DType chosen) {
+    writer.add_file("config.json", output_config(checkpoint_, result_.plan, chosen).dump(2) + "\n");
+    for (const auto& file : side_files_) writer.add_file(file.name, file.contents);
+    result_.worst = worst_of(result_.quantized.layers);
+    Manifest manifest = describe(checkpoint_, job_, result_, fingerprint_);
+    CardFacts card;
+    card.name = public_name(job_.output);
+    card.base_model = manifest.source.name;
+    card.license = checkpoint_.license();
+    card.bits_per_weight = result_.plan.bits_per_weight;
+    card.command = job_.command;
+    writer.add_file("README.md", model_card(card, manifest));
+    result_.manifest = writer.seal(std::move(manifest));
+  }
+
+  void commit_complete(const CheckpointWriter& writer) {
+    JournalRecord record;
+    record.done = result_.plan.config.layers + 1;
+    record.tensors = writer.written();
+    record.report = report_json({result_.quantized, sha256_file(writer.working_dir() / kManifestFile)});
+    directory_->commit(std::move(record), {});
+    directory_->wait_synced();
+  }
+
+  void finish_result() {
+    result_.worst = worst_of(result_.quantized.layers);
+    for (const auto& file : result_.manifest.files) result_.output_bytes += file.bytes;
+  }
+
+  const Checkpoint& checkpoint_;
+  const QuantizeJob& job_;
+  const ProgressFn& progress_;
+  std::vector<Checkpoint::SideFile> side_files_;
+  WriterOptions writer_options_;
+  std::string fingerprint_;
+  std::optional<JobDirectory> directory_;
+  JobResult result_;
+};
+
 }  // namespace
 
 JobResult run_quantize(const Checkpoint& checkpoint, const QuantizeJob& job, const ProgressFn& progress) {
-  JobResult result;
-  const int64_t tokens = job.calibration.sequences.tokens() + (job.heldout ? 2 * job.heldout->sequences.tokens() : 0);
-  result.plan = plan_quantize(checkpoint, job.options, tokens);
-  check_ids(job.calibration.sequences, result.plan.config, checkpoint.path().string());
-  if (job.heldout) check_ids(job.heldout->sequences, result.plan.config, checkpoint.path().string());
-
-  const auto side_files = checkpoint.side_files();
-  WriterOptions writer_options;
-  writer_options.force = job.force;
-  for (const auto& file : side_files) writer_options.side_bytes += static_cast<int64_t>(file.contents.size());
-  const TokenSequences probe = probe_of(job.calibration.sequences);
-  // The writer before the work: an output that may not be replaced, or a full disk, must not cost a calibration.
-  const DType dtype = choose_dtype(checkpoint, result.plan, job.options, probe);
-  CheckpointWriter writer(job.output, output_plan(checkpoint, result.plan, dtype), writer_options);
-  QuantizeInputs inputs{job.calibration.sequences, job.heldout ? job.heldout->sequences : TokenSequences{}, job.precision};
-  result.quantized = quantize_blocks(checkpoint, result.plan, job.options, inputs, dtype, writer, progress);
-  result.worst = worst_of(result.quantized.layers);
-  if (dtype == DType::kF16 && result.quantized.activation_max > 65504.0f / 4)
-    log(Level::kWarning, "activations reach {:.0f}, more than a quarter of float16's range: consider --dtype bfloat16",
-        result.quantized.activation_max);
-
-  writer.add_file("config.json", output_config(checkpoint, result.plan, dtype).dump(2) + "\n");
-  for (const auto& file : side_files) writer.add_file(file.name, file.contents);
-  Manifest manifest = describe(checkpoint, job, result);
-  CardFacts card;
-  card.name = public_name(job.output);
-  card.base_model = manifest.source.name;
-  card.license = checkpoint.license();
-  card.bits_per_weight = result.plan.bits_per_weight;
-  card.command = job.command;
-  writer.add_file("README.md", model_card(card, manifest));
-  result.manifest = writer.finish(std::move(manifest));
-  for (const auto& file : result.manifest.files) result.output_bytes += file.bytes;
-  return result;
+  Run run(checkpoint, job, progress);
+  try {
+    return run.run();
+  } catch (const std::bad_alloc&) {
+    const std::string kept = run.kept();
+    fail(Code::kNoMemory, "out of memory: this job needs about {}, {} are available{}{}", human_bytes(static_cast<double>(run.memory_bytes())),
+         human_bytes(static_cast<double>(available_ram_bytes())), kept.empty() ? "" : "; ", kept);
+  } catch (const Error& error) {
+    const std::string kept = run.kept();
+    if (error.code() == Code::kCancelled) fail(Code::kCancelled, "stopped: {}", kept.empty() ? "no block was finished, nothing is kept" : kept);
+    if (kept.empty()) throw;
+    fail(error.code(), "{}; {}", error.what(), kept);
+  }
 }
 
 }  // namespace awq

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "checkpoint/job_directory.h"
 #include "checkpoint/manifest.h"
 #include "quant/pipeline.h"
 
@@ -22,6 +23,7 @@ struct QuantizeJob {
   QuantizeOptions options;
   std::filesystem::path output;
   bool force = false;
+  JobStart start = JobStart::kContinue;
   NamedTokens calibration;             // no sequences: none (rtn)
   std::optional<NamedTokens> heldout;  // empty: no check
   Precision precision = Precision::kBf16;
@@ -35,9 +37,12 @@ struct JobResult {
   Manifest manifest;
   int64_t output_bytes = 0;  // all files
   std::string worst;         // module with the largest relative error, "" when nothing was measured
+  int64_t resumed_blocks = 0;  // done by an earlier run
 };
 
-// Leaves nothing behind when it throws. Errors: those of plan_quantize and CheckpointWriter; kCancelled.
+// Nothing stands under the output's name when it throws; from the first finished block on, what is done is kept beside it
+// (JobDirectory) and the same job continues there, with the same bytes in the end. Errors: those of plan_quantize,
+// JobDirectory and CheckpointWriter; kCancelled; kNoMemory. Those that leave something to continue say so.
 JobResult run_quantize(const Checkpoint& checkpoint, const QuantizeJob& job, const ProgressFn& progress);
 
 }  // namespace awq

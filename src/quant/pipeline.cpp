@@ -4,6 +4,8 @@
 #include <cmath>
 #include <optional>
 
+#include "base/log.h"
+#include "quant/job_record.h"
 #include "quant/rounding.h"
 
 namespace awq {
@@ -42,31 +44,98 @@ double relative_distance(const HiddenStates& a, const HiddenStates& b) {
 class Pipeline {
  public:
   Pipeline(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options, const QuantizeInputs& inputs,
-           DType dtype, CheckpointWriter& writer, const ProgressFn& progress)
-      : checkpoint_(checkpoint), options_(options), plan_(plan), inputs_(inputs), dtype_(dtype), writer_(writer), progress_(progress),
+           DType dtype, CheckpointWriter& writer, JobDirectory& job, const ProgressFn& progress)
+      : checkpoint_(checkpoint), options_(options), plan_(plan), inputs_(inputs), dtype_(dtype), writer_(writer), job_(job), progress_(progress),
         config_(std::make_shared<const ModelConfig>(plan.config)), stats_(inputs.precision == Precision::kBf16) {
     result_.dtype = dtype;
   }
 
   QuantizeResult run() {
+    const int64_t first = resume();
+    if (first > config_->layers) return std::move(result_);
     const Tensor embedding = load_embedding(checkpoint_, *config_);
     const Tensor written_embedding = stored(embedding, dtype_, kEmbedName);
-    writer_.add(kEmbedName, written_embedding);
-    if (inputs_.calibration.count() > 0 && options_.method != "rtn") calibration_.emplace(inputs_.calibration, embedding);
-    if (inputs_.heldout.count() > 0) {
-      source_.emplace(inputs_.heldout, embedding);
-      written_.emplace(inputs_.heldout, written_embedding);
-    }
+    if (first == 0) begin(embedding, written_embedding);
     const ArchSpec& arch = find_arch(config_->model_type, checkpoint_.path().string());
-    for (int64_t i = 0; i < config_->layers; ++i) {
+    for (int64_t i = first; i < config_->layers; ++i) {
+      report_progress(i);
       one_block(i, arch.block(*config_, i));
-      if (progress_) progress_({"quantize", static_cast<double>(i + 1), static_cast<double>(config_->layers), "blocks"});
+      save(i + 1);
     }
+    report_progress(config_->layers);
     finish(embedding, written_embedding);
     return std::move(result_);
   }
 
  private:
+  void report_progress(int64_t done) const {
+    if (progress_) progress_({"quantize", static_cast<double>(done), static_cast<double>(config_->layers), "blocks"});
+  }
+
+  // The blocks an earlier run has done, with everything as it was after them. A record whose data are damaged gives way to
+  // the one before it.
+  int64_t resume() {
+    std::string damage;
+    for (const JournalRecord& record : job_.records()) {
+      try {
+        restore(record);
+        job_.use(record);
+        if (record.done > 0) log(Level::kInfo, "continuing after {} of {} blocks", std::min(record.done, record.total), record.total);
+        return record.done;
+      } catch (const Error& error) {
+        if (error.code() != Code::kBadFile) throw;
+        log(Level::kWarning, "{}", error.what());
+        damage = error.what();
+      }
+    }
+    if (!damage.empty()) fail(Code::kBadFile, "{}; no older state of the unfinished job is there: --restart begins anew", damage);
+    return 0;
+  }
+
+  void restore(const JournalRecord& record) {
+    if (record.done == 0) return;
+    QuantizeResult result = parse_report(record.report, job_.path().string()).result;
+    std::optional<HiddenStates> calibration, source, written;
+    for (const StateFile& file : record.states) {
+      const bool calibrates = file.role == "calibration";
+      auto& states = calibrates ? calibration : file.role == "source" ? source : written;
+      states.emplace(calibrates ? inputs_.calibration : inputs_.heldout, config_->hidden, job_.read_state(file));
+    }
+    const bool blocks_left = record.done < config_->layers, check_left = record.done <= config_->layers;
+    if (calibration.has_value() != (calibrates() && blocks_left) || source.has_value() != (checks() && check_left) ||
+        written.has_value() != source.has_value())
+      fail(Code::kBadFile, "{}: the record of {} blocks does not name all hidden states", job_.path().string(), record.done);
+    writer_.adopt(record.tensors);
+    result_ = std::move(result);
+    calibration_ = std::move(calibration);
+    source_ = std::move(source);
+    written_ = std::move(written);
+  }
+
+  bool calibrates() const { return inputs_.calibration.count() > 0 && options_.method != "rtn"; }
+  bool checks() const { return inputs_.heldout.count() > 0; }
+
+  void begin(const Tensor& embedding, const Tensor& written_embedding) {
+    writer_.add(kEmbedName, written_embedding);
+    if (calibrates()) calibration_.emplace(inputs_.calibration, embedding);
+    if (checks()) {
+      source_.emplace(inputs_.heldout, embedding);
+      written_.emplace(inputs_.heldout, written_embedding);
+    }
+  }
+
+  void save(int64_t done) {
+    std::vector<StateView> states;
+    if (calibration_ && done < config_->layers) states.push_back({"calibration", std::as_bytes(calibration_->values())});
+    if (source_) states.push_back({"source", std::as_bytes(source_->values())});
+    if (written_) states.push_back({"written", std::as_bytes(written_->values())});
+    JournalRecord record;
+    record.done = done;
+    record.tensors = writer_.written();
+    record.report = report_json({result_, ""});
+    job_.commit(std::move(record), states);
+  }
+
   void one_block(int64_t layer, const BlockSpec& spec) {
     check_cancelled();
     BlockWeights weights = load_block(checkpoint_, *config_, spec, true);
@@ -151,6 +220,7 @@ class Pipeline {
   const QuantizeInputs& inputs_;
   DType dtype_;
   CheckpointWriter& writer_;
+  JobDirectory& job_;
   const ProgressFn& progress_;
   std::shared_ptr<const ModelConfig> config_;
   StatsObserver stats_;
@@ -189,8 +259,9 @@ DType choose_dtype(const Checkpoint& checkpoint, const QuantizePlan& plan, const
 }
 
 QuantizeResult quantize_blocks(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options,
-                               const QuantizeInputs& inputs, DType dtype, CheckpointWriter& writer, const ProgressFn& progress) {
-  return Pipeline(checkpoint, plan, options, inputs, dtype, writer, progress).run();
+                               const QuantizeInputs& inputs, DType dtype, CheckpointWriter& writer, JobDirectory& job,
+                               const ProgressFn& progress) {
+  return Pipeline(checkpoint, plan, options, inputs, dtype, writer, job, progress).run();
 }
 
 }  // namespace awq

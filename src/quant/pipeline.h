@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/progress.h"
+#include "checkpoint/job_directory.h"
 #include "checkpoint/writer.h"
 #include "quant/check.h"
 #include "quant/plan.h"
@@ -37,8 +38,10 @@ struct QuantizeInputs {
 // quarter of its range. tokens: the probe's; empty: float16 for F16, F32 and GGUF sources, else bfloat16.
 DType choose_dtype(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options, const TokenSequences& probe);
 
-// Adds every planned tensor to the writer. Deterministic for any number of threads on one instruction-set path.
+// Adds every planned tensor to the writer, after each block a record to the job, and continues from the newest record whose
+// data are intact. Deterministic for any number of threads on one instruction-set path, however often it was interrupted.
 QuantizeResult quantize_blocks(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options,
-                               const QuantizeInputs& inputs, DType dtype, CheckpointWriter& writer, const ProgressFn& progress);
+                               const QuantizeInputs& inputs, DType dtype, CheckpointWriter& writer, JobDirectory& job,
+                               const ProgressFn& progress);
 
 }  // namespace awq

@@ -30,6 +30,12 @@ HiddenStates::HiddenStates(const TokenSequences& sequences, const Tensor& embedd
   embed(embedding, sequences.ids, states_.data());
 }
 
+HiddenStates::HiddenStates(const TokenSequences& sequences, int64_t width, std::vector<float> states)
+    : sequences_(&sequences), width_(width), states_(std::move(states)) {
+  const auto expected = static_cast<size_t>(sequences.tokens() * width);
+  if (states_.size() != expected) fail(Code::kBadFile, "saved hidden states: expected {} values, got {}", expected, states_.size());
+}
+
 void HiddenStates::advance(const Block& block, Scratch& scratch, Observer* observer) {
   const auto& lengths = sequences_->lengths;
   int64_t start = 0;

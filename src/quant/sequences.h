@@ -24,9 +24,12 @@ TokenSequences cut_sequences(std::span<const int32_t> stream, int64_t seq_len, i
 class HiddenStates {
  public:
   HiddenStates(const TokenSequences& sequences, const Tensor& embedding);
+  // States saved earlier: values() of the same sequences; kBadFile when there are more or fewer.
+  HiddenStates(const TokenSequences& sequences, int64_t width, std::vector<float> states);
   // Runs every sequence through the block in chunks of about kChunkTokens.
   void advance(const Block& block, Scratch& scratch, Observer* observer);
   const float* data() const { return states_.data(); }
+  std::span<const float> values() const { return states_; }
   const TokenSequences& sequences() const { return *sequences_; }
   int64_t width() const { return width_; }
   float abs_max() const;
