@@ -61,7 +61,8 @@ class Checkpoint {
   virtual const StoredTensor* find(std::string_view name) const = 0;
   bool has(std::string_view name) const { return find(name) != nullptr; }
   // The dense tensor `name`: a view of the mapping for F32/F16/BF16/F64/fp8/integers, an F32 copy for GGUF's
-  // block types (Hugging Face row order: q and k of `llama` are un-permuted). Throws kNotFound, or kBadFile
+  // block types (Hugging Face row order: q and k of `llama` are un-permuted) and for FP8 and MXFP4 weights with scales
+  // beside them (docs/formats.md), which are multiplied in. Throws kNotFound, or kBadFile
   // on NaN or infinity in a float weight, naming file, tensor and element offset, when check_finite is set.
   virtual Tensor load(std::string_view name, bool check_finite = true) const = 0;
   // load() as F32 with the shape demanded: kBadFile "expected shape [..], got [..]".

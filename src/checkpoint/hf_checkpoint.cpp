@@ -10,6 +10,7 @@
 #include "base/system.h"
 #include "checkpoint/awq_config.h"
 #include "checkpoint/json_file.h"
+#include "checkpoint/scaled_floats.h"
 #include "checkpoint/side_files.h"
 #include "checkpoint/source_format.h"
 #include "checkpoint/sources.h"
@@ -73,11 +74,16 @@ WeightMap read_index(const fs::path& path) {
        dir.string());
 }
 
+constexpr const char* kPackedFloats = "MXFP4";
+
 class HfCheckpoint : public Checkpoint {
  public:
   explicit HfCheckpoint(const fs::path& dir) : dir_(dir), config_(read_json_object(dir / "config.json")) {
     open_files();
-    read_quantization();
+    scaled_ = read_scaled_floats(config_, (dir_ / "config.json").string());
+    name_packed_floats();
+    index_tensors();
+    if (!scaled_) read_quantization();
     if (awq_ && awq_->modules_to_not_convert.empty()) awq_->modules_to_not_convert = dense_modules();
   }
 
@@ -93,14 +99,20 @@ class HfCheckpoint : public Checkpoint {
   Tensor load(std::string_view name, bool check_finite) const override {
     const StoredTensor* stored = find(name);
     if (!stored) no_such_tensor(*this, name);
-    const SafetensorsFile& file = file_of(*stored);
-    Tensor tensor = file.tensor(*file.find(name));
+    Tensor tensor = stored->dtype == kPackedFloats ? load_mxfp4(*stored) : raw(*stored);
+    if (tensor.dtype() == DType::kF8E4M3)
+      if (const StoredTensor* scale = scale_of(stored->name))
+        tensor = dequantize_fp8(tensor, raw(*scale), scaled_.value_or(ScaledFloats{}), place(*stored));
     if (check_finite) require_finite(tensor, *stored);
     return tensor;
   }
 
   const std::optional<AwqConfig>& awq() const override { return awq_; }
-  SourceFormat format() const override { return describe_format(tensors_, awq_); }
+  SourceFormat format() const override {
+    SourceFormat format = describe_format(tensors_, awq_);
+    if (scaled_ && format.quantized) format.name = scaled_->name;
+    return format;
+  }
   std::string fingerprint() const override {
     return fingerprint_tensors(
         *this, [&](const StoredTensor& t) -> const MappedFile& { return *file_of(t).file(); });
@@ -124,6 +136,45 @@ class HfCheckpoint : public Checkpoint {
       open_shards(index);
     else
       fail_without_safetensors(dir_);
+  }
+
+  // "X_blocks" beside "X_scales" is listed as X; the scales stay listed, since they are part of the file's contents.
+  void name_packed_floats() {
+    constexpr std::string_view kBlocks = "_blocks", kScales = "_scales";
+    std::unordered_map<std::string, const StoredTensor*> scales;
+    for (const StoredTensor& t : tensors_)
+      if (t.name.ends_with(kScales)) scales.emplace(t.name.substr(0, t.name.size() - kScales.size()), &t);
+    for (StoredTensor& t : tensors_) {
+      if (!t.name.ends_with(kBlocks)) continue;
+      const std::string module = t.name.substr(0, t.name.size() - kBlocks.size());
+      const auto beside = scales.find(module);
+      if (beside == scales.end()) continue;
+      t.shape = mxfp4_shape(t.shape, beside->second->shape, place(t));
+      t.name = module;
+      t.dtype = kPackedFloats;
+    }
+  }
+
+  Tensor load_mxfp4(const StoredTensor& t) const {
+    return dequantize_mxfp4(raw(t), raw(*find(t.name + "_scales")), place(t));
+  }
+
+  const StoredTensor* scale_of(const std::string& weight) const {
+    for (const char* suffix : {"_scale_inv", "_scale"})
+      if (const StoredTensor* scale = find(weight + suffix)) return scale;
+    return nullptr;
+  }
+
+  static std::string place(const StoredTensor& t) {
+    return fmt::format("{}: tensor '{}' at offset {}", t.file.string(), printable(t.stored_name), t.offset);
+  }
+
+  Tensor raw(const StoredTensor& t) const {
+    const SafetensorsFile& file = file_of(t);
+    return file.tensor(*file.find(t.stored_name));
+  }
+
+  void index_tensors() {
     index_.reserve(tensors_.size());
     for (size_t i = 0; i < tensors_.size(); ++i)
       if (!index_.emplace(tensors_[i].name, i).second)
@@ -190,6 +241,7 @@ class HfCheckpoint : public Checkpoint {
   std::unordered_map<std::string_view, size_t> index_;  // keys point into tensors_
   std::unordered_map<std::string, std::shared_ptr<const SafetensorsFile>> files_;
   std::optional<AwqConfig> awq_;
+  std::optional<ScaledFloats> scaled_;
 };
 
 }  // namespace

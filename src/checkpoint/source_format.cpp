@@ -12,6 +12,11 @@ bool full_precision(const std::string& dtype) {
   return dtype == "F32" || dtype == "F16" || dtype == "BF16" || dtype == "F64";
 }
 
+// Of small floats: scales count as part of the weights beside them.
+bool is_scale(const std::string& name) {
+  return name.ends_with(".weight_scale_inv") || name.ends_with(".weight_scale") || name.ends_with(".weight_scales");
+}
+
 }  // namespace
 
 SourceFormat describe_format(const std::vector<StoredTensor>& tensors, const std::optional<AwqConfig>& awq) {
@@ -30,6 +35,8 @@ SourceFormat describe_format(const std::vector<StoredTensor>& tensors, const std
       if (t.name.ends_with(".qweight")) weights += static_cast<double>(numel(t.shape)) * 32 / awq->bits;
       bits += 8.0 * static_cast<double>(t.bytes);
       packed = true;
+    } else if (is_scale(t.name)) {
+      bits += 8.0 * static_cast<double>(t.bytes);
     }
   }
   SourceFormat format;
