@@ -1,18 +1,7 @@
 // Error compensation for kLanes rows at a time; included once per instruction set, inside its own namespace. Rows lie across
-// lanes as in quant_search_impl.h, so every step is one vector operation and each row its own sequence.
+// lanes, each its own sequence of codes.
 
-using Vec = float __attribute__((vector_size(64)));
-using Mask = int32_t __attribute__((vector_size(64)));
-constexpr int kWidth = 16, kVecs = kLanes / kWidth;
-
-inline Vec splat(float x) { return Vec{} + x; }
-inline Vec vmin(Vec a, Vec b) { return a < b ? a : b; }
-inline Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
-inline Vec vround(Vec x) { return (x + 12582912.0f) - 12582912.0f; }
-
-struct Lanes {
-  Vec v[kVecs];
-};
+#include "kernels/quant_lanes.h"
 
 struct Tile {
   const CompensateTile& in;

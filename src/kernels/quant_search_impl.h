@@ -5,22 +5,9 @@
 //   w    [g][lanes]   weights, transposed             B [g][g]  the group's block of the Gram matrix, row stride ldb
 //   err  [g][lanes]   w - (q - z) s                   loss[lane] = Σ_ij err_i B_ij err_j
 //
-// so every lane searches its own row and B is read as broadcast scalars. The compiler's vector types keep one text for
-// all instruction sets; products may be fused, so results differ between sets in the last bits.
+// so every lane searches its own row and B is read as broadcast scalars.
 
-using Vec = float __attribute__((vector_size(64)));
-using Mask = int32_t __attribute__((vector_size(64)));
-constexpr int kWidth = 16, kVecs = kLanes / kWidth;
-
-struct Lanes {
-  Vec v[kVecs];
-};
-
-inline Vec splat(float x) { return Vec{} + x; }
-inline Vec vmin(Vec a, Vec b) { return a < b ? a : b; }
-inline Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
-// Nearest even for |x| < 2^22: adding 1.5 * 2^23 leaves no fraction bits.
-inline Vec vround(Vec x) { return (x + 12582912.0f) - 12582912.0f; }
+#include "kernels/quant_lanes.h"
 
 struct GroupSearch {
   const RangeGroup& in;
