@@ -56,7 +56,7 @@ std::string command_line(const Options& o) {
 
 NamedTokens heldout_of(const Tokenizer& tokenizer) {
   const TextSet& text = builtin_heldout();
-  return {text.name, text.sha256, cut_sequences(token_stream(text, tokenizer), 512, 0)};
+  return {text.name, text.sha256, cut_sequences(token_stream(text, tokenizer), kHeldoutSeqLen, kHeldoutSequences)};
 }
 
 // A finished quantization, and what it takes to write it once more under another name.

@@ -103,7 +103,7 @@ void warn_about_source(const Checkpoint& checkpoint) {
 
 int dry_run(const Context& context, const Options& o, const Checkpoint& checkpoint, const std::string& output) {
   const int64_t calibration = o.quantize.method == "rtn" ? 0 : sample_count(o.samples) * o.seq_len;
-  const int64_t heldout = o.no_check ? 0 : 22500;
+  const int64_t heldout = o.no_check ? 0 : kHeldoutSeqLen * kHeldoutSequences;
   const QuantizePlan plan = plan_quantize(checkpoint, o.quantize, calibration + 2 * heldout);
   warn_about_source(checkpoint);
   const double seconds = estimate_seconds(plan, calibration, heldout);
@@ -243,7 +243,7 @@ int run(const Context& context, Options o) {
   job.force = o.force;
   job.start = o.resume ? JobStart::kResume : o.restart ? JobStart::kRestart : JobStart::kContinue;
   if (o.quantize.method != "rtn") job.calibration = calibration_of(o, *tokenizer);
-  if (!o.no_check) job.heldout = tokens_of(builtin_heldout(), *tokenizer, 512, 0);
+  if (!o.no_check) job.heldout = tokens_of(builtin_heldout(), *tokenizer, kHeldoutSeqLen, kHeldoutSequences);
   job.manifest_options = manifest_options(o);
   job.command = command_line(o, output);
   const JobResult result = run_quantize(*checkpoint, job, context.report);

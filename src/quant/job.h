@@ -19,6 +19,9 @@ struct NamedTokens {
   TokenSequences sequences;
 };
 
+// The check runs on this much of the built-in held-out text, evenly spaced: enough for an interval of about a tenth of the KL.
+inline constexpr int64_t kHeldoutSeqLen = 512, kHeldoutSequences = 32;
+
 struct QuantizeJob {
   QuantizeOptions options;
   std::filesystem::path output;
