@@ -50,16 +50,18 @@ Request request(std::vector<int32_t> ids, int64_t max_tokens, Result& result) {
   return r;
 }
 
-// Greedy decoding by recomputing everything for each token, without a cache and without the engine.
+// Greedy decoding by recomputing everything for each token, without a cache and without the engine, each time rotated as
+// in a sequence of its final length.
 std::vector<int32_t> greedy_by_hand(const Model& model, std::vector<int32_t> ids, int64_t n) {
   const size_t given = ids.size();
+  const int64_t length = static_cast<int64_t>(given) + n;
   Scratch scratch;
   std::vector<float> hidden, logits(static_cast<size_t>(model.config().vocab));
   for (int64_t i = 0; i < n; ++i) {
     std::vector<int32_t> positions(ids.size());
     for (size_t p = 0; p < ids.size(); ++p) positions[p] = static_cast<int32_t>(p);
     const SpanView span{0, static_cast<int64_t>(ids.size()), 0, nullptr};
-    model.forward({ids, positions, {&span, 1}}, nullptr, scratch, hidden);
+    model.forward({ids, positions, {&span, 1}, {&length, 1}}, nullptr, scratch, hidden);
     model.logits(hidden.data() + (static_cast<int64_t>(ids.size()) - 1) * model.config().hidden, 1,
                  logits.data());
     ids.push_back(static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
@@ -103,6 +105,20 @@ TEST(Engine, ManySequencesAtOnceGenerateWhatEachDoesAlone) {
     EXPECT_EQ(stats.running + stats.waiting, 0);
     EXPECT_EQ(stats.prompt_tokens, 1 + 37 + 17 + 16 + 30 + 2);
     EXPECT_EQ(stats.generated_tokens, 30 + 20 + 5 + 33 + 12 + 25);
+  }
+}
+
+// Both models rotate a sequence of more than 16 tokens differently from its first one on: the cache must not hold both.
+TEST(Engine, SequencesThatOutgrowTheOriginalLengthAreRotatedAlikeThroughout) {
+  for (const char* name : {"phi3-longrope-long", "llama-dynamic"}) {
+    const auto model = Model::load(*Checkpoint::open(golden_root() / name));
+    Engine engine(model, {.max_batch_tokens = 5, .max_sequences = 2});
+    std::vector<Result> results(2);
+    engine.add(request(prompt(0, 9), 20, results[0]));
+    engine.add(request(prompt(9, 6), 8, results[1]));
+    engine.run_until_idle();
+    EXPECT_EQ(results[0].ids, greedy_by_hand(*model, prompt(0, 9), 20)) << name;
+    EXPECT_EQ(results[1].ids, greedy_by_hand(*model, prompt(9, 6), 8)) << name;
   }
 }
 
