@@ -209,7 +209,7 @@ void bind_quantize(nb::module_& m) {
       callback.rethrow();
       throw;
     }
-  });
+  }, nb::arg("options"), nb::arg("calib_name"), nb::arg("calib_sha256"), nb::arg("calib_ids"), nb::arg("progress").none());
   m.def("plan", [](const nb::dict& given) {
     Options o = options_from(given);
     if (o.group != "auto") o.quantize.group = std::stoi(o.group);
