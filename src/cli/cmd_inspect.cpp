@@ -90,6 +90,7 @@ Json model_json(const ModelConfig& c) {
           {"hidden", c.hidden},         {"intermediate", c.intermediate},
           {"heads", c.heads},           {"kv_heads", c.kv_heads},
           {"head_dim", c.head_dim},     {"vocab", c.vocab},
+          {"sliding_window", c.sliding_window},
           {"context", c.max_position},  {"tied", c.tied},
           {"rope", rope_json(c.rope)}};
 }
@@ -132,7 +133,9 @@ void print_summary(const Checkpoint& checkpoint, const ModelConfig& c, const std
   line("format", fmt::format("{} in {}", format.name, checkpoint.is_gguf() ? "GGUF" : "safetensors"));
   line("architecture",
        fmt::format("{}, {} layers, hidden {}, MLP {}", c.model_type, c.layers, c.hidden, c.intermediate));
-  line("attention", fmt::format("{} heads of {}, {} key/value heads", c.heads, c.head_dim, c.kv_heads));
+  line("attention", fmt::format("{} heads of {}, {} key/value heads{}{}", c.heads, c.head_dim, c.kv_heads,
+                                c.qk_norm ? ", normalised queries and keys" : "",
+                                c.sliding_window > 0 ? fmt::format(", window of {} tokens", c.sliding_window) : ""));
   line("rope", rope_text(c.rope, c.head_dim));
   line("context", fmt::format("{} tokens", c.max_position));
   line("vocabulary",

@@ -84,7 +84,8 @@ int64_t memory_estimate(const Checkpoint& checkpoint, const QuantizePlan& plan, 
   const int64_t table = c.vocab * c.hidden * (embed != nullptr && (embed->dtype == "BF16" || embed->dtype == "F16") ? 2 : 4);
   const int64_t tables = table * (c.tied ? 1 : 2) + 2 * c.vocab * c.hidden * (c.tied ? 1 : 2);
   const int64_t states = tokens * c.hidden * 4;
-  const int64_t grams = 4 * (3 * c.hidden * c.hidden + 2 * c.intermediate * c.intermediate);
+  const int64_t heads_width = c.heads * c.head_dim;
+  const int64_t grams = 4 * (2 * c.hidden * c.hidden + heads_width * heads_width + 2 * c.intermediate * c.intermediate);
   const int64_t scratch = 2048 * 4 * (4 * c.hidden + 4 * c.intermediate) + 2 * 256 * c.vocab * 4;
   return (int64_t{80} << 20) + tables + states + grams + scratch + block_weights * 4 * 3;
 }
