@@ -21,4 +21,7 @@ bool cancel_requested();
 void clear_cancel();
 void check_cancelled();
 
+// Memory ran out although nothing has failed yet: from now on check_cancelled() throws Error{kNoMemory}. Allocates nothing.
+void note_out_of_memory();
+
 }  // namespace awq

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/progress.h"
 #include "base/sha256.h"
 #include "checkpoint/finite_scan.h"
 #include "checkpoint/sources.h"
@@ -109,6 +110,7 @@ std::string fingerprint_tensors(const Checkpoint& checkpoint,
     hash.update(fmt::format("\n{} {} {} {}\n", t->name, t->dtype, shape_text(t->shape), t->bytes));
     const MappedFile& file = file_of(*t);
     for (int64_t begin = 0; begin < t->bytes; begin += kChunk) {
+      check_cancelled();
       const auto offset = static_cast<size_t>(t->offset + begin);
       const auto size = static_cast<size_t>(std::min(kChunk, t->bytes - begin));
       hash.update(file.bytes().subspan(offset, size));

@@ -6,6 +6,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <new>
 
@@ -89,6 +90,9 @@ int run(Context& context) {
   } catch (const std::bad_alloc&) {
     bar.finish();
     return fail_with(1, "out of memory");
+  } catch (const std::filesystem::filesystem_error& error) {
+    bar.finish();
+    return fail_with(1, fmt::format("{}: {}", error.path1().string(), error.code().message()));
   } catch (const std::exception& error) {
     bar.finish();
     return fail_with(1, fmt::format("unexpected: {} (please report this)", error.what()));

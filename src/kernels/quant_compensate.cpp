@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "base/progress.h"
 #include "base/system.h"
 #include "base/thread_pool.h"
 #include "kernels/quant_ops.h"
@@ -84,6 +85,7 @@ void Compensation::improve(const float* w, int sweeps, QuantWeight& q) const {
   const int64_t cols = s.cols, groups = q.groups();
   const auto run = pick();
   parallel_for((q.rows + kLanes - 1) / kLanes, [&](int64_t tile) {
+    check_cancelled();
     const int64_t row0 = tile * kLanes, lanes = std::min<int64_t>(kLanes, q.rows - row0);
     Tensor buffer = Tensor::zeros(DType::kF32, {3 * cols + 2 * groups, kLanes});
     float* tw = buffer.f32();

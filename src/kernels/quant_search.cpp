@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "base/progress.h"
 #include "base/system.h"
 #include "base/thread_pool.h"
 #include "kernels/quant_ops.h"
@@ -26,6 +27,8 @@ Variant pick() {
   }
   return {portable::search_range, portable::minmax_error_row};
 }
+
+constexpr int64_t kTilesBetweenChecks = 64;  // some milliseconds: whoever stops a job waits no longer
 
 void check_scheme(const Scheme& scheme, int64_t cols) {
   const int64_t group = scheme.group_size(cols);
@@ -76,6 +79,7 @@ QuantWeight search_all(const Job& job, const Scheme& scheme, DType scale_dtype) 
   const std::vector<float> no_gram(job.gram ? 0 : static_cast<size_t>(group), 0.0f);
   const int64_t tiles = (job.rows + kLanes - 1) / kLanes;
   parallel_for(tiles * q.groups(), [&](int64_t task) {
+    if (task % kTilesBetweenChecks == 0) check_cancelled();
     const int64_t row0 = task % tiles * kLanes, g = task / tiles;
     const Tensor buffer(DType::kF32, {3 * group, kLanes});
     auto* w = const_cast<float*>(buffer.f32());

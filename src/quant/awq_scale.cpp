@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/half.h"
+#include "base/progress.h"
 #include "kernels/quant_ops.h"
 
 namespace awq {
@@ -95,6 +96,7 @@ class Search {
   }
 
   Candidate make(double ratio, bool with_weights) {
+    check_cancelled();
     Candidate c{{}, ratio, with_weights, 0};
     const std::vector<float> ones(static_cast<size_t>(cols_), 1.0f);
     c.scale = legal(c.is_identity() ? ones : awq_scale(x_mean_, with_weights ? w_mean_ : ones, ratio));
@@ -141,6 +143,7 @@ class Search {
     const std::vector<float> gram = scaled_gram(s);
     for (const GroupLinear& l : linears_) {
       if (!l.quantized) continue;
+      check_cancelled();
       const int64_t rows = l.weight.dim(0);
       Tensor scaled(DType::kF32, {rows, cols_});
       float* w = scaled.f32();

@@ -230,13 +230,18 @@ class Run {
 
 JobResult run_quantize(const Checkpoint& checkpoint, const QuantizeJob& job, const ProgressFn& progress) {
   Run run(checkpoint, job, progress);
-  try {
-    return run.run();
-  } catch (const std::bad_alloc&) {
+  const auto no_memory = [&] {
     const std::string kept = run.kept();
     fail(Code::kNoMemory, "out of memory: this job needs about {}, {} are available{}{}", human_bytes(static_cast<double>(run.memory_bytes())),
          human_bytes(static_cast<double>(available_ram_bytes())), kept.empty() ? "" : "; ", kept);
+  };
+  try {
+    return run.run();
+  } catch (const std::bad_alloc&) {
+    no_memory();
+    throw;
   } catch (const Error& error) {
+    if (error.code() == Code::kNoMemory) no_memory();
     const std::string kept = run.kept();
     if (error.code() == Code::kCancelled) fail(Code::kCancelled, "stopped: {}", kept.empty() ? "no block was finished, nothing is kept" : kept);
     if (kept.empty()) throw;
