@@ -1,6 +1,9 @@
 #include "base/sha256.h"
 
-#include <openssl/evp.h>
+// The plain functions, deprecated in OpenSSL 3: unlike EVP they allocate nothing, so running out of memory cannot meet them
+// (setting up EVP then ends in a crash inside the library).
+#define OPENSSL_SUPPRESS_DEPRECATED
+#include <openssl/sha.h>
 
 #include <algorithm>
 
@@ -10,29 +13,26 @@
 namespace awq {
 
 struct Sha256::State {
-  EVP_MD_CTX* context = EVP_MD_CTX_new();
-  ~State() { EVP_MD_CTX_free(context); }
+  SHA256_CTX context;
 };
 
 Sha256::Sha256() : state_(std::make_unique<State>()) {
-  if (state_->context == nullptr || EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) != 1)
-    fail(Code::kNoMemory, "SHA-256: out of memory");
+  check_internal(SHA256_Init(&state_->context) == 1, "SHA-256 set-up");
 }
 Sha256::~Sha256() = default;
 Sha256::Sha256(Sha256&&) noexcept = default;
 Sha256& Sha256::operator=(Sha256&&) noexcept = default;
 
 void Sha256::update(std::span<const std::byte> bytes) {
-  check_internal(EVP_DigestUpdate(state_->context, bytes.data(), bytes.size()) == 1, "SHA-256 update");
+  check_internal(SHA256_Update(&state_->context, bytes.data(), bytes.size()) == 1, "SHA-256 update");
 }
 void Sha256::update(std::string_view text) { update(std::as_bytes(std::span(text))); }
 
 std::string Sha256::hex() {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  check_internal(EVP_DigestFinal_ex(state_->context, digest, &size) == 1, "SHA-256 final");
+  unsigned char digest[SHA256_DIGEST_LENGTH];
+  check_internal(SHA256_Final(digest, &state_->context) == 1, "SHA-256 final");
   std::string out;
-  for (unsigned int i = 0; i < size; ++i) out += fmt::format("{:02x}", digest[i]);
+  for (const unsigned char byte : digest) out += fmt::format("{:02x}", byte);
   return out;
 }
 
