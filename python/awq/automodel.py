@@ -235,7 +235,8 @@ class AwqModel:
     def save_quantized(self, save_dir: Union[str, os.PathLike], safetensors: bool = True, shard_size: Union[int, str] = "5GB") -> None:
         """Writes the result as `save_dir`, complete or not at all: the bytes `awq quantize -o save_dir` would write.
 
-        A directory that awq wrote is replaced, one with files of others is refused (ExistsError). safetensors=False is refused: pickles run code when they are opened."""
+        A finished output of awq under that name is replaced as a whole, any other directory with files is refused
+        (ExistsError). safetensors=False is refused: pickles run code when they are opened."""
         if not safetensors:
             raise UnsupportedError("safetensors=False: pickled checkpoints run code when they are opened and are not written")
         if self._result is None:

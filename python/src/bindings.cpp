@@ -54,14 +54,22 @@ nb::object numpy_of(const Tensor& tensor) {
     return numpy_copy(values.f32(), shape);
   }
   switch (tensor.dtype()) {
-    case DType::kI64: return copied<int64_t>(tensor, shape);
-    case DType::kI32: return copied<int32_t>(tensor, shape);
-    case DType::kI16: return copied<int16_t>(tensor, shape);
-    case DType::kI8: return copied<int8_t>(tensor, shape);
-    case DType::kU64: return copied<uint64_t>(tensor, shape);
-    case DType::kU32: return copied<uint32_t>(tensor, shape);
-    case DType::kU16: return copied<uint16_t>(tensor, shape);
-    default: return copied<uint8_t>(tensor, shape);
+    case DType::kI64:
+      return copied<int64_t>(tensor, shape);
+    case DType::kI32:
+      return copied<int32_t>(tensor, shape);
+    case DType::kI16:
+      return copied<int16_t>(tensor, shape);
+    case DType::kI8:
+      return copied<int8_t>(tensor, shape);
+    case DType::kU64:
+      return copied<uint64_t>(tensor, shape);
+    case DType::kU32:
+      return copied<uint32_t>(tensor, shape);
+    case DType::kU16:
+      return copied<uint16_t>(tensor, shape);
+    default:
+      return copied<uint8_t>(tensor, shape);
   }
 }
 

@@ -37,8 +37,8 @@ void bind_evaluate(nb::module_& m);
 nb::object numpy_copy(const float* data, std::vector<size_t> shape);
 nb::object numpy_of(const Tensor& tensor);  // float types become float32
 
-// A Python function called while the library works without the GIL. The first exception it raises is kept, the work is
-// stopped, and the exception goes on in the thread that asked for the work.
+// A Python function called while the library works without the GIL. The first exception it raises is kept,
+// the work is stopped, and the exception goes on in the thread that asked for the work.
 class Callback {
  public:
   explicit Callback(nb::object function) : function_(std::move(function)) {}
@@ -72,8 +72,8 @@ class Callback {
 // Progress as a dict {stage, done, total, unit} handed to `callback`; a raising callback cancels the work.
 ProgressFn progress_to(Callback& callback);
 
-// Runs the body on a thread of its own without the GIL, while this one looks for Ctrl-C ten times a second and asks the
-// library to stop. Signals are only seen when this is Python's main thread.
+// Runs the body on a thread of its own without the GIL, while this one looks for Ctrl-C ten times a second
+// and asks the library to stop. Signals are only seen when this is Python's main thread.
 class LongCall {
  public:
   template <class Body>

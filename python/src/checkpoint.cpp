@@ -49,7 +49,8 @@ nb::object dequantized(const Checkpoint& c, const std::string& module) {
 }
 
 nb::object bytes_array(const std::vector<uint8_t>& values, Shape shape) {
-  return numpy_of(Tensor(DType::kU8, std::move(shape), reinterpret_cast<const std::byte*>(values.data()), nullptr));
+  return numpy_of(
+      Tensor(DType::kU8, std::move(shape), reinterpret_cast<const std::byte*>(values.data()), nullptr));
 }
 
 nb::dict quantized(const Checkpoint& c, const std::string& module) {
@@ -72,18 +73,21 @@ nb::dict quantized(const Checkpoint& c, const std::string& module) {
 
 void bind_checkpoint(nb::module_& m) {
   nb::class_<Checkpoint>(m, "Checkpoint")
-      .def_static("open", &open, nb::arg("model"))
+      .def_static("open", &open, nb::arg("model"), nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("path", [](const Checkpoint& c) { return c.path().string(); })
       .def_prop_ro("format", [](const Checkpoint& c) { return c.format().name; })
       .def_prop_ro("is_gguf", &Checkpoint::is_gguf)
       .def_prop_ro("config_json", [](const Checkpoint& c) { return c.config().dump(); })
-      .def("side_files", [](const Checkpoint& c) {
-        nb::dict out;
-        for (const auto& f : c.side_files()) out[f.name.c_str()] = nb::bytes(f.contents.data(), f.contents.size());
-        return out;
-      })
+      .def("side_files",
+           [](const Checkpoint& c) {
+             nb::dict out;
+             for (const auto& f : c.side_files())
+               out[f.name.c_str()] = nb::bytes(f.contents.data(), f.contents.size());
+             return out;
+           })
       .def("tensors", &tensors)
-      .def("is_quantized", [](const Checkpoint& c, const std::string& module) { return c.is_quantized(module); })
+      .def("is_quantized",
+           [](const Checkpoint& c, const std::string& module) { return c.is_quantized(module); })
       .def("tensor", &tensor, nb::arg("name"))
       .def("dequantized", &dequantized, nb::arg("module"))
       .def("quantized", &quantized, nb::arg("module"));

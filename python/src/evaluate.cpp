@@ -29,8 +29,8 @@ nb::dict result(const Evaluation& e) {
   return out;
 }
 
-nb::dict evaluate_on(const LoadedModel& m, nb::object reference, const Tokenizer& tokenizer, const TextSet& text,
-                     const std::string& protocol, int64_t limit, nb::object progress) {
+nb::dict evaluate_on(const LoadedModel& m, nb::object reference, const Tokenizer& tokenizer,
+                     const TextSet& text, const std::string& protocol, int64_t limit, nb::object progress) {
   const LoadedModel* other = reference.is_none() ? nullptr : nb::cast<const LoadedModel*>(reference);
   const Protocol p = protocol_named(protocol);
   Callback callback(std::move(progress));
@@ -39,7 +39,8 @@ nb::dict evaluate_on(const LoadedModel& m, nb::object reference, const Tokenizer
   try {
     const Evaluation e = call.run([&] {
       const std::vector<int32_t> tokens = protocol_tokens(text, tokenizer, p);
-      return evaluate(*m.model, other ? other->model.get() : nullptr, tokens, protocol_windows(p, tokenizer), limit, report);
+      return evaluate(*m.model, other ? other->model.get() : nullptr, tokens, protocol_windows(p, tokenizer),
+                      limit, report);
     });
     return result(e);
   } catch (const Error&) {
@@ -51,8 +52,8 @@ nb::dict evaluate_on(const LoadedModel& m, nb::object reference, const Tokenizer
 }  // namespace
 
 void bind_evaluate(nb::module_& m) {
-  m.def("evaluate", &evaluate_on, nb::arg("model"), nb::arg("reference").none(), nb::arg("tokenizer"), nb::arg("text"),
-        nb::arg("protocol"), nb::arg("limit"), nb::arg("progress").none());
+  m.def("evaluate", &evaluate_on, nb::arg("model"), nb::arg("reference").none(), nb::arg("tokenizer"),
+        nb::arg("text"), nb::arg("protocol"), nb::arg("limit"), nb::arg("progress").none());
 }
 
 }  // namespace awq::python

@@ -50,13 +50,14 @@ void process(Callback& processor, size_t row, std::span<const int32_t> tokens, s
     const std::vector<int32_t> ids(tokens.begin(), tokens.end());
     const nb::object result = function(row, ids, numpy_copy(logits.data(), {logits.size()}));
     const auto array = nb::cast<nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>>(result);
-    if (array.shape(0) != logits.size()) throw nb::value_error("a logits processor changed the number of logits");
+    if (array.shape(0) != logits.size())
+      throw nb::value_error("a logits processor changed the number of logits");
     std::copy(array.data(), array.data() + logits.size(), logits.begin());
   });
 }
 
-Request request_for(const Settings& s, std::vector<int32_t> prompt, size_t row, Answer& answer, Callback& on_token,
-                    Callback& processor) {
+Request request_for(const Settings& s, std::vector<int32_t> prompt, size_t row, Answer& answer,
+                    Callback& on_token, Callback& processor) {
   Request r;
   const int64_t prompt_tokens = static_cast<int64_t>(prompt.size());
   r.prompt = std::move(prompt);
@@ -73,12 +74,14 @@ Request request_for(const Settings& s, std::vector<int32_t> prompt, size_t row, 
     answer.tokens.push_back(event.token);
     if (on_token.empty()) return true;
     bool go_on = true;
-    const bool ok = on_token.call([&](const nb::object& function) { go_on = nb::cast<bool>(nb::bool_(function(row, event.token))); });
+    const bool ok = on_token.call(
+        [&](const nb::object& function) { go_on = nb::cast<bool>(nb::bool_(function(row, event.token))); });
     return ok && go_on;
   };
   const bool hold_end = s.min_tokens > 0 && !s.end_ids.empty();
   if (hold_end || !processor.empty())
-    r.adjust_logits = [&s, &processor, prompt_tokens, row, hold_end](std::span<const int32_t> tokens, std::span<float> logits) {
+    r.adjust_logits = [&s, &processor, prompt_tokens, row, hold_end](std::span<const int32_t> tokens,
+                                                                     std::span<float> logits) {
       if (hold_end && static_cast<int64_t>(tokens.size()) - prompt_tokens < s.min_tokens)
         for (const int32_t id : s.end_ids)
           if (id >= 0 && static_cast<size_t>(id) < logits.size()) logits[static_cast<size_t>(id)] = -INFINITY;
@@ -87,20 +90,23 @@ Request request_for(const Settings& s, std::vector<int32_t> prompt, size_t row, 
   return r;
 }
 
-EngineOptions engine_options(const LoadedModel& m, const Settings& s, const std::vector<std::vector<int32_t>>& prompts) {
+EngineOptions engine_options(const LoadedModel& m, const Settings& s,
+                             const std::vector<std::vector<int32_t>>& prompts) {
   EngineOptions o;
   o.max_sequences = std::clamp<int64_t>(static_cast<int64_t>(prompts.size()), 1, kMaxSequences);
   std::vector<int64_t> pages;
   for (const auto& p : prompts)
-    pages.push_back(PageAllocator::pages_for(std::min(static_cast<int64_t>(p.size()) + s.max_tokens, m.model->config().max_position)));
+    pages.push_back(PageAllocator::pages_for(
+        std::min(static_cast<int64_t>(p.size()) + s.max_tokens, m.model->config().max_position)));
   std::sort(pages.rbegin(), pages.rend());
-  for (size_t i = 0; i < pages.size() && static_cast<int64_t>(i) < o.max_sequences; ++i) o.kv_pages += pages[i];
+  for (size_t i = 0; i < pages.size() && static_cast<int64_t>(i) < o.max_sequences; ++i)
+    o.kv_pages += pages[i];
   o.kv_pages = std::max<int64_t>(o.kv_pages, 1);
   return o;
 }
 
-nb::list generate(const LoadedModel& m, const std::vector<std::vector<int32_t>>& prompts, const nb::dict& given, nb::object token,
-                  nb::object logits) {
+nb::list generate(const LoadedModel& m, const std::vector<std::vector<int32_t>>& prompts,
+                  const nb::dict& given, nb::object token, nb::object logits) {
   const Settings s = settings_from(given);
   check_sampling(s.sampling);
   Callback on_token(std::move(token)), processor(std::move(logits));
@@ -109,7 +115,8 @@ nb::list generate(const LoadedModel& m, const std::vector<std::vector<int32_t>>&
   {
     nb::gil_scoped_release release;
     Engine engine(m.model, engine_options(m, s, prompts));
-    for (size_t i = 0; i < prompts.size(); ++i) engine.add(request_for(s, prompts[i], i, answers[i], on_token, processor));
+    for (size_t i = 0; i < prompts.size(); ++i)
+      engine.add(request_for(s, prompts[i], i, answers[i], on_token, processor));
     while (engine.step() && !on_token.raised() && !processor.raised()) {
       nb::gil_scoped_acquire gil;
       if (PyErr_CheckSignals() != 0) {
@@ -138,8 +145,8 @@ nb::list generate(const LoadedModel& m, const std::vector<std::vector<int32_t>>&
 }  // namespace
 
 void bind_generate(nb::module_& m) {
-  m.def("generate", &generate, nb::arg("model"), nb::arg("prompts"), nb::arg("settings"), nb::arg("on_token") = nb::none(),
-        nb::arg("process_logits") = nb::none());
+  m.def("generate", &generate, nb::arg("model"), nb::arg("prompts"), nb::arg("settings"),
+        nb::arg("on_token") = nb::none(), nb::arg("process_logits") = nb::none());
 }
 
 }  // namespace awq::python

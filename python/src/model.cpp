@@ -55,16 +55,19 @@ Forward run_forward(const Model& model, const std::vector<int32_t>& ids, Observe
   return out;
 }
 
-nb::dict forward(const LoadedModel& m, const std::vector<int32_t>& ids, bool want_hidden, bool want_attentions) {
+nb::dict forward(const LoadedModel& m, const std::vector<int32_t>& ids, bool want_hidden,
+                 bool want_attentions) {
   const ModelConfig& c = m.model->config();
   Recorder recorder(want_hidden, want_attentions);
   LongCall call;
-  const Forward f = call.run([&] { return run_forward(*m.model, ids, want_hidden || want_attentions ? &recorder : nullptr); });
+  const Forward f = call.run(
+      [&] { return run_forward(*m.model, ids, want_hidden || want_attentions ? &recorder : nullptr); });
   const size_t tokens = ids.size(), dim = static_cast<size_t>(c.hidden), heads = static_cast<size_t>(c.heads);
   nb::dict out;
   out["logits"] = numpy_copy(f.logits.data(), {1, tokens, static_cast<size_t>(c.vocab)});
   if (want_hidden) {
-    // As transformers: the embedding, the states after each block, and in place of the last those after the final norm.
+    // As transformers: the embedding, the states after each block, and in place of the last those after the
+    // final norm.
     nb::list states;
     for (size_t i = 0; i + 1 < recorder.hidden_states.size(); ++i)
       states.append(numpy_copy(recorder.hidden_states[i].data(), {1, tokens, dim}));
@@ -73,7 +76,8 @@ nb::dict forward(const LoadedModel& m, const std::vector<int32_t>& ids, bool wan
   }
   if (want_attentions) {
     nb::list weights;
-    for (const auto& layer : recorder.attentions) weights.append(numpy_copy(layer.data(), {1, heads, tokens, tokens}));
+    for (const auto& layer : recorder.attentions)
+      weights.append(numpy_copy(layer.data(), {1, heads, tokens, tokens}));
     out["attentions"] = nb::tuple(weights);
   }
   return out;
@@ -85,12 +89,14 @@ std::vector<double> logprobs(const LoadedModel& m, const std::vector<int32_t>& i
     const Forward f = run_forward(*m.model, ids, nullptr);
     std::vector<double> out(ids.size() - 1);
     if (!out.empty())
-      log_softmax_gather(f.logits.data(), static_cast<int64_t>(out.size()), m.model->config().vocab, ids.data() + 1, out.data());
+      log_softmax_gather(f.logits.data(), static_cast<int64_t>(out.size()), m.model->config().vocab,
+                         ids.data() + 1, out.data());
     return out;
   });
 }
 
-std::shared_ptr<LoadedModel> load(const std::string& model, const std::string& precision, nb::object progress) {
+std::shared_ptr<LoadedModel> load(const std::string& model, const std::string& precision,
+                                  nb::object progress) {
   if (precision != "exact" && precision != "bf16")
     fail(Code::kBadArgument, "precision '{}': expected exact or bf16", precision);
   Callback callback(std::move(progress));
@@ -101,7 +107,8 @@ std::shared_ptr<LoadedModel> load(const std::string& model, const std::string& p
       auto out = std::make_shared<LoadedModel>();
       const auto checkpoint = Checkpoint::open(resolve_model(model));
       out->end_ids = end_ids(*checkpoint);
-      out->model = Model::load(*checkpoint, {precision == "bf16" ? Precision::kBf16 : Precision::kExact, report});
+      out->model =
+          Model::load(*checkpoint, {precision == "bf16" ? Precision::kBf16 : Precision::kExact, report});
       return out;
     });
   } catch (const Error&) {
@@ -128,10 +135,12 @@ nb::dict config(const LoadedModel& m) {
 
 void bind_model(nb::module_& m) {
   nb::class_<LoadedModel>(m, "Model")
-      .def_static("load", &load, nb::arg("model"), nb::arg("precision") = "exact", nb::arg("progress") = nb::none())
+      .def_static("load", &load, nb::arg("model"), nb::arg("precision") = "exact",
+                  nb::arg("progress") = nb::none())
       .def_prop_ro("config", &config)
       .def_prop_ro("bytes", [](const LoadedModel& l) { return l.model->bytes(); })
-      .def("forward", &forward, nb::arg("ids"), nb::arg("hidden_states") = false, nb::arg("attentions") = false)
+      .def("forward", &forward, nb::arg("ids"), nb::arg("hidden_states") = false,
+           nb::arg("attentions") = false)
       .def("logprobs", &logprobs, nb::arg("ids"));
 }
 

@@ -1,4 +1,5 @@
-// awq._core: the library as the Python package sees it. Users import awq; names here may change between versions.
+// awq._core: the library as the Python package sees it. Users import awq; names here may change between
+// versions.
 #include "base/error.h"
 #include "base/log.h"
 #include "base/system.h"
@@ -15,7 +16,8 @@ void send_to_python(Level level, std::string_view line) {
   nb::gil_scoped_acquire gil;
   try {
     const char* name = level == Level::kDebug ? "debug" : level == Level::kInfo ? "info" : "warning";
-    nb::module_::import_("logging").attr("getLogger")("awq").attr(name)("%s", nb::str(line.data(), line.size()));
+    nb::module_::import_("logging").attr("getLogger")("awq").attr(name)("%s",
+                                                                        nb::str(line.data(), line.size()));
   } catch (nb::python_error& error) {
     error.discard_as_unraisable("awq logging");
   }

@@ -1,4 +1,5 @@
-// Quantization as `awq quantize` does it: equal options give equal bytes, the model card and manifest included.
+// Quantization as `awq quantize` does it: equal options give equal bytes, the model card and manifest
+// included.
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -44,19 +45,32 @@ std::vector<std::pair<std::string, std::string>> manifest_options(const Options&
 
 std::string command_line(const Options& o) {
   const QuantizeOptions& q = o.quantize;
-  std::vector<std::string> argv = {"awq", "quantize", o.model, "-o", o.output, "--method", q.method, "--quality", q.quality, "--bits",
-                                   std::to_string(q.bits), "--group-size", o.group};
+  std::vector<std::string> argv = {"awq",
+                                   "quantize",
+                                   o.model,
+                                   "-o",
+                                   o.output,
+                                   "--method",
+                                   q.method,
+                                   "--quality",
+                                   q.quality,
+                                   "--bits",
+                                   std::to_string(q.bits),
+                                   "--group-size",
+                                   o.group};
   if (q.symmetric) argv.emplace_back("--sym");
   if (q.format != "auto") argv.insert(argv.end(), {"--format", q.format});
   if (q.dtype != "auto") argv.insert(argv.end(), {"--dtype", q.dtype});
-  argv.insert(argv.end(), {"--calib", o.calib, "--samples", o.samples, "--seq-len", std::to_string(o.seq_len)});
+  argv.insert(argv.end(),
+              {"--calib", o.calib, "--samples", o.samples, "--seq-len", std::to_string(o.seq_len)});
   for (const std::string& name : q.skip) argv.insert(argv.end(), {"--skip", name});
   return public_command(argv);
 }
 
 NamedTokens heldout_of(const Tokenizer& tokenizer) {
   const TextSet& text = builtin_heldout();
-  return {text.name, text.sha256, cut_sequences(token_stream(text, tokenizer), kHeldoutSeqLen, kHeldoutSequences)};
+  return {text.name, text.sha256,
+          cut_sequences(token_stream(text, tokenizer), kHeldoutSeqLen, kHeldoutSequences)};
 }
 
 // A finished quantization, and what it takes to write it once more under another name.
@@ -79,8 +93,10 @@ std::shared_ptr<Quantized> run(Options o, Calibration calibration, const Progres
   job.force = o.force;
   if (o.quantize.method != "rtn") {
     const int64_t samples = o.samples == "auto" ? 128 : std::stoll(o.samples);
-    job.calibration = {calibration.name, calibration.sha256, cut_sequences(calibration.ids, o.seq_len, samples)};
-    if (job.calibration.sequences.tokens() == 0) fail(Code::kBadArgument, "calibration text {}: expected text, got none", calibration.name);
+    job.calibration = {calibration.name, calibration.sha256,
+                       cut_sequences(calibration.ids, o.seq_len, samples)};
+    if (job.calibration.sequences.tokens() == 0)
+      fail(Code::kBadArgument, "calibration text {}: expected text, got none", calibration.name);
   }
   if (o.check) job.heldout = heldout_of(*load_tokenizer(*out->source));
   job.manifest_options = manifest_options(o);
@@ -91,7 +107,8 @@ std::shared_ptr<Quantized> run(Options o, Calibration calibration, const Progres
   return out;
 }
 
-// Writes the finished job again as `output`: what differs is what names the output. Nothing is computed again.
+// Writes the finished job again as `output`: what differs is what names the output. Nothing is computed
+// again.
 void publish(const Quantized& done, const std::string& output, int64_t shard_bytes, bool force) {
   const auto written = Checkpoint::open(done.options.output);
   const OutputPlan plan = output_plan(*done.source, done.result.plan, done.result.quantized.dtype);
@@ -189,27 +206,34 @@ Options options_from(const nb::dict& given) {
 void bind_quantize(nb::module_& m) {
   nb::class_<Quantized>(m, "Quantized")
       .def("summary", &summary)
-      .def("publish", [](const Quantized& q, const std::string& output, int64_t shard_bytes, bool force) {
-        LongCall call;
-        call.run([&] {
-          publish(q, output, shard_bytes, force);
-          return true;
-        });
-      }, nb::arg("output"), nb::arg("shard_bytes") = kDefaultShardBytes, nb::arg("force") = false);
+      .def(
+          "publish",
+          [](const Quantized& q, const std::string& output, int64_t shard_bytes, bool force) {
+            LongCall call;
+            call.run([&] {
+              publish(q, output, shard_bytes, force);
+              return true;
+            });
+          },
+          nb::arg("output"), nb::arg("shard_bytes") = kDefaultShardBytes, nb::arg("force") = false);
   m.attr("default_shard_bytes") = kDefaultShardBytes;
-  m.def("quantize", [](const nb::dict& given, const std::string& calib_name, const std::string& calib_sha256,
-                       std::vector<int32_t> ids, nb::object progress) {
-    const Options options = options_from(given);
-    Callback callback(std::move(progress));
-    const ProgressFn report = progress_to(callback);
-    LongCall call;
-    try {
-      return call.run([&] { return run(options, {calib_name, calib_sha256, std::move(ids)}, report); });
-    } catch (const Error&) {
-      callback.rethrow();
-      throw;
-    }
-  }, nb::arg("options"), nb::arg("calib_name"), nb::arg("calib_sha256"), nb::arg("calib_ids"), nb::arg("progress").none());
+  m.def(
+      "quantize",
+      [](const nb::dict& given, const std::string& calib_name, const std::string& calib_sha256,
+         std::vector<int32_t> ids, nb::object progress) {
+        const Options options = options_from(given);
+        Callback callback(std::move(progress));
+        const ProgressFn report = progress_to(callback);
+        LongCall call;
+        try {
+          return call.run([&] { return run(options, {calib_name, calib_sha256, std::move(ids)}, report); });
+        } catch (const Error&) {
+          callback.rethrow();
+          throw;
+        }
+      },
+      nb::arg("options"), nb::arg("calib_name"), nb::arg("calib_sha256"), nb::arg("calib_ids"),
+      nb::arg("progress").none());
   m.def("plan", [](const nb::dict& given) {
     Options o = options_from(given);
     if (o.group != "auto") o.quantize.group = std::stoi(o.group);

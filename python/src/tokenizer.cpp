@@ -1,9 +1,9 @@
+#include "tokenizer/tokenizer.h"
+#include "bindings.h"
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/tokenizer_source.h"
-#include "bindings.h"
 #include "text/detokenizer.h"
 #include "text/text_source.h"
-#include "tokenizer/tokenizer.h"
 
 namespace awq::python {
 namespace {
@@ -22,14 +22,25 @@ std::vector<int32_t> stream(const Tokenizer& t, const TextSet& text) {
 
 void bind_tokenizer(nb::module_& m) {
   nb::class_<Tokenizer>(m, "Tokenizer")
-      .def_static("from_model", [](const std::string& model) { return std::const_pointer_cast<Tokenizer>(load_tokenizer(*Checkpoint::open(resolve_model(model)))); })
-      .def_static("from_dir", [](const std::string& dir) { return std::const_pointer_cast<Tokenizer>(Tokenizer::from_dir(dir)); })
+      .def_static(
+          "from_model",
+          [](const std::string& model) {
+            return std::const_pointer_cast<Tokenizer>(
+                load_tokenizer(*Checkpoint::open(resolve_model(model))));
+          },
+          nb::call_guard<nb::gil_scoped_release>())
+      .def_static(
+          "from_dir",
+          [](const std::string& dir) { return std::const_pointer_cast<Tokenizer>(Tokenizer::from_dir(dir)); },
+          nb::call_guard<nb::gil_scoped_release>())
       .def("encode", &encode, nb::arg("text"), nb::arg("add_special_tokens"))
-      .def("decode", [](const Tokenizer& t, const std::vector<int32_t>& ids, bool skip) { return t.decode(ids, skip); })
-      .def("token_bytes", [](const Tokenizer& t, int32_t id) {
-        const std::string bytes = t.token_bytes(id);
-        return nb::bytes(bytes.data(), bytes.size());
-      })
+      .def("decode",
+           [](const Tokenizer& t, const std::vector<int32_t>& ids, bool skip) { return t.decode(ids, skip); })
+      .def("token_bytes",
+           [](const Tokenizer& t, int32_t id) {
+             const std::string bytes = t.token_bytes(id);
+             return nb::bytes(bytes.data(), bytes.size());
+           })
       .def("is_special", &Tokenizer::is_special)
       .def("id_of", [](const Tokenizer& t, const std::string& token) { return t.id_of(token); })
       .def("stream", &stream)
@@ -44,12 +55,18 @@ void bind_tokenizer(nb::module_& m) {
       .def_ro("name", &TextSet::name)
       .def_ro("sha256", &TextSet::sha256)
       .def_ro("samples", &TextSet::samples);
-  m.def("load_text", [](const std::string& spec, bool heldout) {
-    return load_text(spec, heldout ? Builtin::kHeldout : Builtin::kCalibration);
-  });
-  m.def("parse_json_lines", [](const std::string& bytes, const std::string& name) {
-    return parse_text(bytes, name, name, TextFormat::kJsonLines);
-  });
+  m.def(
+      "load_text",
+      [](const std::string& spec, bool heldout) {
+        return load_text(spec, heldout ? Builtin::kHeldout : Builtin::kCalibration);
+      },
+      nb::call_guard<nb::gil_scoped_release>());
+  m.def(
+      "parse_json_lines",
+      [](const std::string& bytes, const std::string& name) {
+        return parse_text(bytes, name, name, TextFormat::kJsonLines);
+      },
+      nb::call_guard<nb::gil_scoped_release>());
   m.def("resolve_model", [](const std::string& model) { return resolve_model(model).string(); });
 }
 

@@ -37,7 +37,7 @@ HONOURED = {
     ("quantize", "export_compatible"): "plain 16-bit tensors with the rounded weights, until pack()",
     ("quantize", "max_calib_samples"): "sequences, spread evenly over the text",
     ("quantize", "max_calib_seq_len"): "tokens per sequence; longer samples are cut, never discarded",
-    ("save_quantized", "save_dir"): "written whole or not at all; files of others are never replaced",
+    ("save_quantized", "save_dir"): "written whole or not at all; a finished output of awq is replaced, another directory refused",
     ("save_quantized", "safetensors"): "True; False is refused: pickles run code when opened",
     ("save_quantized", "shard_size"): "bytes, or \"5GB\", \"500MiB\"",
     ("generate", "*args"): "input ids",
