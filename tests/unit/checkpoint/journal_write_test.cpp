@@ -266,6 +266,7 @@ TEST(JobDirectory, AWriterContinuesWhereAKilledOneStopped) {
       job.commit(record, {});
     }
     writer.add_file("config.json", "{}");
+    job.wait_synced();  // the files being synced are about to change their place
     writer.finish(small_manifest());
     job.remove();
   };
