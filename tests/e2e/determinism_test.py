@@ -3,6 +3,8 @@
 
 Usage: determinism_test.py PATH_TO_AWQ
 """
+import itertools
+
 from tiny import *
 
 PATHS = ("portable", "avx2", "avx512", "avx512bf16")
@@ -14,7 +16,7 @@ def paths():
 
 
 class Determinism(TinyCase):
-    def test_same_bytes_for_1_2_and_5_threads(self):
+    def test_same_bytes_for_1_2_and_5_threads_three_runs_each(self):
         # Dimensions that no tile divides, so that threads get uneven shares; grouped queries and an odd number of blocks.
         config = llama_config(hidden_size=96, intermediate_size=224, num_attention_heads=6, num_key_value_heads=2, num_hidden_layers=3)
         model = write_model(self.dir / "model", config)
@@ -22,8 +24,8 @@ class Determinism(TinyCase):
         for isa in paths():
             environment = {**os.environ, "AWQ_ISA": isa}
             first = None
-            for threads in (1, 2, 5):
-                out = self.dir / f"{isa}-{threads}" / "out"
+            for threads, repeat in itertools.product((1, 2, 5), range(3)):
+                out = self.dir / f"{isa}-{threads}-{repeat}" / "out"
                 result = self.quantize(model, out, "--no-check", "--threads", threads, env=environment)
                 self.assertEqual((result["isa"], result["threads"]), (isa, threads))
                 first = first or digests(out)
