@@ -109,7 +109,7 @@ JournalRecord parse_journal(std::string_view text, const std::string& where) {
   JournalRecord record;
   record.done = count_field(json, "done", where);
   record.total = count_field(json, "total", where);
-  if (record.done > record.total + 1 || record.total == INT64_MAX)
+  if (record.total == INT64_MAX || record.done - 1 > record.total)  // neither side can overflow
     fail(Code::kBadFile, "{}: expected at most {} blocks done, got {}", where, record.total, record.done);
   for (const ordered_json& f : list_field(json, "identity", where))
     record.identity.emplace_back(text_field(f, "name", where), text_field(f, "value", where));
