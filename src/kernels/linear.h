@@ -34,7 +34,8 @@ class PackedLinear {
 
 // w [out, in] F32, F16 or BF16. F32 is kept as is (no copy when the tensor owns or maps aligned memory).
 std::unique_ptr<PackedLinear> pack_linear(const Tensor& w, Precision precision);
-// Any Scheme; 4-bit codes stay 4 bits resident.
+// Any Scheme; 4-bit codes stay 4 bits resident. With int8 activations a token's inputs become integers -127..127 of one
+// scale, round half to even, and the products are of integers: exact in kBf16 as well, since both fit bfloat16.
 std::unique_ptr<PackedLinear> pack_linear(const QuantWeight& w, Precision precision);
 
 }  // namespace awq

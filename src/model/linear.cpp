@@ -28,6 +28,7 @@ QuantWeight stack_quant(const std::vector<const WeightSource*>& weights) {
     out.codes.insert(out.codes.end(), q.codes.begin(), q.codes.end());
     out.scales.insert(out.scales.end(), q.scales.begin(), q.scales.end());
     out.zeros.insert(out.zeros.end(), q.zeros.begin(), q.zeros.end());
+    out.offsets.insert(out.offsets.end(), q.offsets.begin(), q.offsets.end());
   }
   return out;
 }

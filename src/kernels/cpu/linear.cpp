@@ -8,6 +8,7 @@
 #include "base/half.h"
 #include "base/thread_pool.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/linear_kinds.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/simd_table.h"
 
@@ -188,7 +189,10 @@ std::unique_ptr<PackedLinear> pack_linear(const Tensor& w, Precision precision) 
 }
 
 std::unique_ptr<PackedLinear> pack_linear(const QuantWeight& w, Precision precision) {
-  return std::make_unique<QuantLinear>(w, use_bf16(precision));
+  if (w.scheme.activations != Activations::kFloat) return int8_activation_linear(w, precision);
+  const bool bf16 = use_bf16(precision);
+  if (w.scheme.code != CodeKind::kAffine || w.scheme.zero == ZeroKind::kReal) return table_linear(w, bf16);
+  return std::make_unique<QuantLinear>(w, bf16);
 }
 
 }  // namespace awq

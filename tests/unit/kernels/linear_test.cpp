@@ -190,10 +190,91 @@ TEST(QuantLinear, Bf16ProductsStayWithinTheRoundingOfBothSides) {
   });
 }
 
+// nf4, real zeros and int8 activations on top of random_quant.
+QuantWeight random_of(Scheme scheme, int64_t out, int64_t in) {
+  QuantWeight w =
+      random_quant(out, in, scheme.bits, scheme.group, scheme.zero == ZeroKind::kInteger, DType::kF32, 21);
+  w.scheme = scheme;
+  if (scheme.zero == ZeroKind::kReal)
+    w.offsets = random_floats(static_cast<int64_t>(w.scales.size()), 22, 0.02f);
+  return w;
+}
+
+TEST(QuantLinear, TablesRealZerosAndInt8ActivationsMatchReference) {
+  const Scheme nf4{CodeKind::kNf4, 4, 64, ZeroKind::kNone};
+  const Scheme int8{CodeKind::kAffine, 8, -1, ZeroKind::kNone, Activations::kInt8Token};
+  Scheme outliers = int8, grouped = int8, nf4_int8 = nf4;
+  outliers.activations = Activations::kInt8Outliers;
+  outliers.outlier_threshold = 2.0f;
+  grouped.bits = 4;
+  grouped.group = 32;
+  grouped.zero = ZeroKind::kInteger;
+  nf4_int8.activations = Activations::kInt8Token;
+  const struct {
+    Scheme scheme;
+    int64_t out, in;
+    const char* kernel;
+  } cases[] = {{nf4, 40, 576, "nf4-"},
+               {nf4, 33, 64, "nf4-"},
+               {{CodeKind::kNf4, 4, -1, ZeroKind::kNone}, 5, 7, "nf4-"},
+               {{CodeKind::kAffine, 4, 32, ZeroKind::kReal}, 17, 384, "table-"},
+               {{CodeKind::kAffine, 8, 32, ZeroKind::kReal}, 48, 96, "table-"},
+               {{CodeKind::kAffine, 2, -1, ZeroKind::kReal}, 3, 45, "table-"},
+               {int8, 40, 576, "-a8"},
+               {grouped, 31, 320, "-a8"},
+               {outliers, 37, 300, "-a8o"},
+               {nf4_int8, 12, 128, "-a8"}};
+  on_every_isa([&] {
+    for (const auto& c : cases)
+      for (const Precision precision : {Precision::kExact, Precision::kBf16}) {
+        const QuantWeight w = random_of(c.scheme, c.out, c.in);
+        const auto linear = pack_linear(w, precision);
+        EXPECT_NE(linear->kernel().find(c.kernel), std::string::npos) << linear->kernel();
+        for (const int64_t tokens : kTokens) {
+          SCOPED_TRACE(fmt::format("{} {} [{}, {}] x {} tokens", linear->kernel(), c.scheme.text(), c.out,
+                                   c.in, tokens));
+          auto x = random_floats(tokens * c.in, 4);
+          if (tokens > 1) std::fill(x.begin(), x.begin() + c.in, 0.0f);  // a token of zeros
+          std::vector<float> want(static_cast<size_t>(tokens * c.out));
+          reference::linear(w, x.data(), tokens, want.data(), c.out);
+          const bool rounds = precision == Precision::kBf16 && isa() == Isa::kAvx512Bf16;
+          EXPECT_LT(relative_error(same_for_any_threads([&] { return run(*linear, x, tokens); }), want),
+                    rounds ? 1e-2 : 2e-6);
+        }
+      }
+  });
+}
+
+// Integers fit bfloat16, so products per row are the same in both precisions up to the last scales.
+TEST(QuantLinear, Int8ProductsAreExactInBf16) {
+  const QuantWeight w =
+      random_of({CodeKind::kAffine, 8, -1, ZeroKind::kNone, Activations::kInt8Token}, 40, 512);
+  on_every_isa([&] {
+    for (const int64_t tokens : {1, 40}) {
+      const auto x = random_floats(tokens * 512, 4);
+      EXPECT_EQ(run(*pack_linear(w, Precision::kExact), x, tokens),
+                run(*pack_linear(w, Precision::kBf16), x, tokens));
+    }
+  });
+}
+
+TEST(QuantLinear, OutliersOfOneTokenDoNotTouchAnother) {
+  QuantWeight w =
+      random_of({CodeKind::kAffine, 8, -1, ZeroKind::kNone, Activations::kInt8Outliers, 6.0f}, 20, 96);
+  const auto linear = pack_linear(w, Precision::kExact);
+  auto x = random_floats(2 * 96, 4);
+  const auto alone = run(*linear, {x.begin() + 96, x.end()}, 1);
+  x[5] = 400;
+  const auto both = run(*linear, x, 2);
+  EXPECT_TRUE(std::equal(alone.begin(), alone.end(), both.begin() + 20));
+}
+
 TEST(QuantLinear, FourBitsStayFourBits) {
   const QuantWeight w = random_quant(64, 256, 4, 64, true, DType::kF16, 1);
   const int64_t groups = 64 * 4;
   EXPECT_EQ(pack_linear(w, Precision::kExact)->bytes(), 64 * 256 / 2 + groups * (2 + 1));
+  const QuantWeight nf4 = random_of({CodeKind::kNf4, 4, 64, ZeroKind::kNone}, 64, 256);
+  EXPECT_EQ(pack_linear(nf4, Precision::kBf16)->bytes(), 64 * 256 / 2 + groups * 4);
 }
 
 TEST(QuantLinear, RefusesGroupsThatSplitAWord) {
