@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 
@@ -33,21 +34,31 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
       fail(Code::kIo, "{}: cannot map {} bytes: {}", path.string(), st.st_size, std::strerror(error));
     }
     file->data_ = static_cast<const std::byte*>(p);
+    file->mapped_ = true;
   } else {
     ::close(fd);
   }
   return file;
 }
 
+std::shared_ptr<const MappedFile> MappedFile::in_memory(std::filesystem::path name, std::span<const std::byte> bytes) {
+  std::shared_ptr<MappedFile> file(new MappedFile);
+  file->path_ = std::move(name);
+  file->data_ = bytes.data();
+  file->size_ = bytes.size();
+  return file;
+}
+
 MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (mapped_) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 void MappedFile::done_with(size_t offset, size_t size) const {
+  if (!mapped_) return;
   const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
   const size_t begin = (offset + page - 1) / page * page;
   const size_t end = std::min(offset + size, size_) / page * page;
-  if (data_ != nullptr && begin < end)
+  if (begin < end)
     ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
 }
 

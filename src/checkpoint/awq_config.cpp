@@ -74,7 +74,11 @@ std::string method_of(const Settings& s) {
   return s.find({"desc_act"}) ? "gptq" : s.find({"zero_point"}) ? "awq" : "";
 }
 
-AwqConfig parse(const Settings& s) {
+}  // namespace
+
+AwqConfig parse_awq_config(const Json& settings, const std::string& where) {
+  if (!settings.is_object()) fail(Code::kBadFile, "{}: expected an object, got {}", where, settings.type_name());
+  const Settings s(settings, where);
   const std::string method = method_of(s);
   if (method != "awq")
     fail(Code::kUnsupported,
@@ -97,29 +101,25 @@ AwqConfig parse(const Settings& s) {
   return awq;
 }
 
-}  // namespace
-
-std::optional<AwqConfig> read_awq_config(const std::filesystem::path& dir, const Json& config,
-                                         bool has_packed_weights) {
+const Json* quantization_config(const Json& config) {
   const auto inside = [](const Json& object) -> const Json* {
     const auto it = object.find("quantization_config");
     return it == object.end() || it->is_null() ? nullptr : &*it;
   };
-  const std::string config_path = (dir / "config.json").string();
-  const Json* found = inside(config);
-  if (const auto text = config.find("text_config"); !found && text != config.end() && text->is_object())
-    found = inside(*text);
-  if (found) {
-    if (!found->is_object())
-      fail(Code::kBadFile, "{}: quantization_config: expected an object, got {}", config_path,
-           found->type_name());
-    return parse({*found, config_path + ": quantization_config"});
-  }
+  if (const Json* found = inside(config)) return found;
+  const auto text = config.find("text_config");
+  return text != config.end() && text->is_object() ? inside(*text) : nullptr;
+}
+
+std::optional<AwqConfig> read_awq_config(const std::filesystem::path& dir, const Json& config,
+                                         bool has_packed_weights) {
+  if (const Json* found = quantization_config(config))
+    return parse_awq_config(*found, (dir / "config.json").string() + ": quantization_config");
   if (!has_packed_weights) return std::nullopt;  // a stray file beside dense weights means nothing
   for (const char* name : {"quant_config.json", "quantize_config.json"}) {
     if (!std::filesystem::exists(dir / name)) continue;
     const Json json = read_json_object(dir / name);
-    return parse({json, (dir / name).string()});
+    return parse_awq_config(json, (dir / name).string());
   }
   return std::nullopt;
 }

@@ -1,8 +1,5 @@
 // A Hugging Face directory: config.json and safetensors, single or sharded.
-#include <simdjson.h>
-
 #include <algorithm>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <unordered_map>
@@ -11,6 +8,7 @@
 #include "checkpoint/awq_config.h"
 #include "checkpoint/json_file.h"
 #include "checkpoint/scaled_floats.h"
+#include "checkpoint/shard_index.h"
 #include "checkpoint/side_files.h"
 #include "checkpoint/source_format.h"
 #include "checkpoint/sources.h"
@@ -21,38 +19,6 @@ namespace awq {
 namespace {
 
 namespace fs = std::filesystem;
-using WeightMap = std::map<std::string, std::string>;  // tensor -> shard
-
-// A shard is a file of this very directory: a name with a separator or ".." could reach anywhere.
-void check_shard_name(const fs::path& index, const std::string& tensor, const std::string& shard) {
-  const bool plain = shard.find_first_of("/\\") == std::string::npos &&
-                     shard.find("..") == std::string::npos && shard.find('\0') == std::string::npos;
-  if (!plain || !shard.ends_with(".safetensors"))
-    fail(Code::kBadFile, "{}: weight_map of '{}': expected the plain name of a .safetensors file, got '{}'",
-         index.string(), printable(tensor), printable(shard));
-}
-
-WeightMap read_index(const fs::path& path) {
-  simdjson::dom::parser parser;
-  const simdjson::padded_string text(read_text_file(path));
-  simdjson::dom::element root;
-  if (const auto error = parser.parse(text).get(root))
-    fail(Code::kBadFile, "{}: expected JSON, got {}", path.string(), simdjson::error_message(error));
-  simdjson::dom::object map;
-  if (root["weight_map"].get(map))
-    fail(Code::kBadFile, "{}: expected an object 'weight_map' from tensors to files", path.string());
-  WeightMap out;
-  for (const auto& [tensor, value] : map) {
-    std::string_view shard;
-    if (value.get(shard))
-      fail(Code::kBadFile, "{}: weight_map of '{}': expected a file name", path.string(), printable(tensor));
-    check_shard_name(path, std::string(tensor), std::string(shard));
-    if (!out.emplace(tensor, shard).second)
-      fail(Code::kBadFile, "{}: weight_map: tensor '{}' occurs twice", path.string(), printable(tensor));
-  }
-  return out;
-}
-
 [[noreturn]] void fail_without_safetensors(const fs::path& dir) {
   std::set<std::string> pickles, ggufs;
   for (const auto& entry : fs::directory_iterator(dir)) {
@@ -183,7 +149,7 @@ class HfCheckpoint : public Checkpoint {
   }
 
   void open_shards(const fs::path& index) {
-    const WeightMap map = read_index(index);
+    const WeightMap map = parse_shard_index(read_json_text(index), index.string());
     std::set<std::string> shards;
     for (const auto& [tensor, shard] : map) shards.insert(shard);
     for (const std::string& shard : shards) {

@@ -1,6 +1,7 @@
 #include "checkpoint/json_file.h"
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -11,6 +12,7 @@ namespace awq {
 namespace {
 
 constexpr int kMaxDepth = 64;
+constexpr int64_t kMaxComparisons = 100'000'000;  // a few tenths of a second; one object of 14,000 keys
 constexpr uintmax_t kMaxBytes = uintmax_t{256} << 20;  // indexes of the largest models have a few MB
 
 std::string position(std::string_view text, size_t byte) {
@@ -24,13 +26,20 @@ std::string position(std::string_view text, size_t byte) {
 }  // namespace
 
 nlohmann::ordered_json parse_json(std::string_view text, const std::string& where) {
-  const auto limit_depth = [&](int depth, nlohmann::ordered_json::parse_event_t, nlohmann::ordered_json&) {
+  using Event = nlohmann::ordered_json::parse_event_t;
+  // ordered_json compares each key with all that stand before it in the object.
+  std::array<int64_t, kMaxDepth + 2> keys{};  // of the object open at each depth
+  int64_t comparisons = 0;
+  const auto limit = [&](int depth, Event event, nlohmann::ordered_json&) {
     if (depth > kMaxDepth)
       fail(Code::kBadFile, "{}: expected JSON nested at most {} deep, got more", where, kMaxDepth);
+    if (event == Event::object_start) keys[static_cast<size_t>(depth) + 1] = 0;
+    if (event == Event::key && (comparisons += keys[static_cast<size_t>(depth)]++) > kMaxComparisons)
+      fail(Code::kBadFile, "{}: expected JSON objects of at most some thousand keys, got more", where);
     return true;
   };
   try {
-    return nlohmann::ordered_json::parse(text.begin(), text.end(), limit_depth);
+    return nlohmann::ordered_json::parse(text.begin(), text.end(), limit);
   } catch (const nlohmann::json::parse_error& e) {
     const std::string at = position(text, e.byte);
     const bool at_end = e.byte > text.size();
@@ -42,13 +51,17 @@ nlohmann::ordered_json parse_json(std::string_view text, const std::string& wher
   }
 }
 
-nlohmann::ordered_json read_json_object(const std::filesystem::path& path) {
+std::string read_json_text(const std::filesystem::path& path) {
   std::error_code error;
   const uintmax_t size = std::filesystem::file_size(path, error);
   if (!error && size > kMaxBytes)
     fail(Code::kBadFile, "{}: expected a JSON file of at most {} bytes, got {}", path.string(), kMaxBytes,
          size);
-  nlohmann::ordered_json json = parse_json(read_text_file(path), path.string());
+  return read_text_file(path);
+}
+
+nlohmann::ordered_json read_json_object(const std::filesystem::path& path) {
+  nlohmann::ordered_json json = parse_json(read_json_text(path), path.string());
   if (!json.is_object())
     fail(Code::kBadFile, "{}: expected a JSON object, got {}", path.string(), json.type_name());
   return json;

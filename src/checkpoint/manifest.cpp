@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/sha256.h"
 #include "base/system.h"
+#include "checkpoint/json_file.h"
 #include "formats/printable.h"
 
 namespace awq {
@@ -141,8 +142,7 @@ std::string manifest_json(const Manifest& m) {
 }
 
 Manifest parse_manifest(std::string_view text, const std::string& where) {
-  const ordered_json json = ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) fail(Code::kBadFile, "{}: expected JSON, found a syntax error", where);
+  const ordered_json json = parse_json(text, where);
   const Fields f(json, where);
   const std::string schema = f.text("schema");
   if (schema != kSchema)
@@ -177,17 +177,21 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
 
 Manifest read_manifest(const fs::path& dir) {
   const fs::path path = dir / kManifestFile;
-  return parse_manifest(read_text_file(path), path.string());
+  return parse_manifest(read_json_text(path), path.string());
 }
 
 bool holds_manifest(const fs::path& dir) {
   std::error_code ec;
   const fs::path path = dir / kManifestFile;
   if (!fs::is_regular_file(path, ec)) return false;
-  const ordered_json json = ordered_json::parse(read_text_file(path), nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return false;
-  const auto schema = json.find("schema");
-  return schema != json.end() && schema->is_string() && schema->get<std::string>().starts_with(kSchemaFamily);
+  try {
+    const ordered_json json = read_json_object(path);
+    const auto schema = json.find("schema");
+    return schema != json.end() && schema->is_string() && schema->get<std::string>().starts_with(kSchemaFamily);
+  } catch (const Error& error) {
+    if (error.code() != Code::kBadFile) throw;
+    return false;
+  }
 }
 
 std::vector<FileFinding> verify_files(const fs::path& dir) {

@@ -59,6 +59,8 @@ class GgufFile {
   // checked: after open() all keys and tensors lie inside their files. Throws kNotFound, kIo, kBadFile or
   // kUnsupported, naming file and offset, tensor or key.
   static std::shared_ptr<const GgufFile> open(const std::filesystem::path& path);
+  // The same for the files of a set, in order.
+  static std::shared_ptr<const GgufFile> parse(std::vector<std::shared_ptr<const MappedFile>> set);
 
   const std::filesystem::path& path() const { return files_[0]->path(); }
   const std::vector<std::shared_ptr<const MappedFile>>& files() const { return files_; }

@@ -28,7 +28,8 @@ int scalar_bytes(GgufKind kind) {
   return kBytes[static_cast<size_t>(kind)];
 }
 
-int64_t round_up(int64_t n, int64_t alignment, const std::string& where) {
+template <class Where>
+int64_t round_up(int64_t n, int64_t alignment, const Where& where) {
   return checked_add(n, alignment - 1, where) / alignment * alignment;
 }
 
@@ -203,11 +204,12 @@ class GgufReader {
     if (columns % t.type->block != 0)
       bad(t, fmt::format("type {} needs rows of a multiple of {} weights, got shape {}", t.type->name,
                          t.type->block, shape_text(t.shape)));
+    const auto here = [&] { return where(t); };
     int64_t blocks = 1;
     for (size_t i = 0; i < t.shape.size(); ++i)
-      blocks = checked_mul(blocks, i + 1 == t.shape.size() ? columns / t.type->block : t.shape[i], where(t));
-    checked_mul(checked_mul(blocks, t.type->block, where(t)), sizeof(float), where(t));  // as F32 in memory
-    return checked_mul(blocks, t.type->block_bytes, where(t));
+      blocks = checked_mul(blocks, i + 1 == t.shape.size() ? columns / t.type->block : t.shape[i], here);
+    checked_mul(checked_mul(blocks, t.type->block, here), sizeof(float), here);  // as F32 in memory
+    return checked_mul(blocks, t.type->block_bytes, here);
   }
 
   // Data starts at the aligned end of the header; ggml demands that each tensor follows the one before,
@@ -220,8 +222,9 @@ class GgufReader {
       GgufTensor& t = out_.tensors_[i];
       if (t.offset != expected)
         bad(t, fmt::format("expected offset {} behind the tensor before it, got {}", expected, t.offset));
-      expected = round_up(checked_add(expected, t.bytes, where(t)), alignment_, where(t));
-      t.offset = checked_add(start, t.offset, where(t));
+      const auto here = [&] { return where(t); };
+      expected = round_up(checked_add(expected, t.bytes, here), alignment_, here);
+      t.offset = checked_add(start, t.offset, here);
       if (t.offset > size || t.bytes > size - t.offset)
         bad(t, fmt::format("at offset {}: expected {} bytes, the file ends after {} (truncated?)", t.offset,
                            t.bytes, size > t.offset ? size - t.offset : 0));
@@ -274,13 +277,19 @@ std::vector<std::filesystem::path> split_set(const std::filesystem::path& path) 
 }  // namespace
 
 std::shared_ptr<const GgufFile> GgufFile::open(const std::filesystem::path& path) {
-  auto out = std::make_shared<GgufFile>();
   const auto set = split_set(path);
+  std::vector<std::shared_ptr<const MappedFile>> files;
   for (const auto& part : set) {
     if (set.size() > 1 && !std::filesystem::exists(part))
       fail(Code::kNotFound, "{}: a file of the split set is missing ({} in all)", part.string(), set.size());
-    GgufReader(*out, MappedFile::open(part)).read();
+    files.push_back(MappedFile::open(part));
   }
+  return parse(std::move(files));
+}
+
+std::shared_ptr<const GgufFile> GgufFile::parse(std::vector<std::shared_ptr<const MappedFile>> set) {
+  auto out = std::make_shared<GgufFile>();
+  for (const auto& file : set) GgufReader(*out, file).read();
   const int64_t splits = out->integer("split.count").value_or(1);
   if (splits > 1 && splits != static_cast<int64_t>(set.size()))
     fail(Code::kBadFile, "{}: key 'split.count': expected {} by the file's name, got {}",

@@ -125,7 +125,7 @@ class SafetensorsHeaderReader {
     const Shape offsets = sizes(name, object, "data_offsets");
     if (offsets.size() != 2 || offsets[0] > offsets[1]) bad(name, "expected data_offsets [begin, end]");
     entry.bytes = offsets[1] - offsets[0];
-    entry.offset = checked_add(data_start_, offsets[0], where(name));
+    entry.offset = checked_add(data_start_, offsets[0], [&] { return where(name); });
     check_size(entry, dtype->bits);
     out_.entries_.push_back(std::move(entry));
   }
@@ -144,11 +144,12 @@ class SafetensorsHeaderReader {
   }
 
   void check_size(const SafetensorsEntry& entry, int bits) {
+    const auto here = [&] { return where(entry.name); };
     int64_t elements = 1;
     // A zero anywhere makes the product zero, but an overflow on the way is still refused, as the reference
     // does.
-    for (const int64_t d : entry.shape) elements = checked_mul(elements, d, where(entry.name));
-    const int64_t total_bits = checked_mul(elements, bits, where(entry.name));
+    for (const int64_t d : entry.shape) elements = checked_mul(elements, d, here);
+    const int64_t total_bits = checked_mul(elements, bits, here);
     if (total_bits % 8 != 0 || total_bits / 8 != entry.bytes)
       bad(entry.name,
           fmt::format("at offset {}: {} {} needs {} bytes, data_offsets give {}", entry.offset,
@@ -166,7 +167,7 @@ class SafetensorsHeaderReader {
       if (e.offset != end)
         bad(e.name, fmt::format("expected to start at offset {}, got {} ({})", end, e.offset,
                                 e.offset > end ? "a gap" : "an overlap"));
-      end = checked_add(end, e.bytes, where(e.name));
+      end = checked_add(end, e.bytes, [&] { return where(e.name); });
       if (end > data_start_ + data_bytes_)
         bad(e.name, fmt::format("at offset {}: expected {} bytes, the file ends after {} (truncated?)",
                                 e.offset, e.bytes, data_start_ + data_bytes_ - e.offset));
@@ -197,8 +198,12 @@ class SafetensorsHeaderReader {
 };
 
 std::shared_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path) {
+  return parse(MappedFile::open(path));
+}
+
+std::shared_ptr<const SafetensorsFile> SafetensorsFile::parse(std::shared_ptr<const MappedFile> file) {
   auto out = std::make_shared<SafetensorsFile>();
-  SafetensorsHeaderReader(*out, MappedFile::open(path)).read();
+  SafetensorsHeaderReader(*out, std::move(file)).read();
   return out;
 }
 

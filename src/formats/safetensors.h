@@ -33,6 +33,7 @@ class SafetensorsFile {
   // after open() all entries lie inside the file. Throws kNotFound, kIo, or kBadFile naming file, tensor and
   // offset.
   static std::shared_ptr<const SafetensorsFile> open(const std::filesystem::path& path);
+  static std::shared_ptr<const SafetensorsFile> parse(std::shared_ptr<const MappedFile> file);
 
   const std::filesystem::path& path() const { return file_->path(); }
   const std::shared_ptr<const MappedFile>& file() const { return file_; }

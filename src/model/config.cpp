@@ -98,7 +98,9 @@ ModelConfig parse_model_config(const Json& config, const std::string& where) {
   if (c.head_dim == 0) c.head_dim = c.hidden / c.heads;
   c.vocab = r.required("vocab_size");
   c.max_position = r.size("max_position_embeddings", arch.defaults.max_position);
-  c.rms_eps = static_cast<float>(r.number("rms_norm_eps", arch.defaults.rms_eps));
+  const double eps = r.number("rms_norm_eps", arch.defaults.rms_eps);
+  if (!(eps >= 0 && eps < 1)) fail(Code::kBadFile, "{}: 'rms_norm_eps': expected a number from 0 to 1, got {}", where, eps);
+  c.rms_eps = static_cast<float>(eps);
   c.tied = r.flag("tie_word_embeddings", false);
   const std::string activation = r.text("hidden_act", "silu");
   if (activation != "silu") fail(Code::kUnsupported, "{}: hidden_act '{}' is not supported (known: silu)", where, activation);

@@ -86,7 +86,7 @@ TEST(Manifest, ErrorsNameTheFileAndTheField) {
     c.damage(json);
     expect_error(c.code, c.text, [&] { parse_manifest(json.dump(), "m"); });
   }
-  expect_error(Code::kBadFile, "m: expected JSON, found a syntax error", [] { parse_manifest("{", "m"); });
+  expect_error(Code::kBadFile, "m: invalid JSON at line 1, column 2 (offset 1): the text ends too early", [] { parse_manifest("{", "m"); });
   expect_error(Code::kBadFile, "m: expected an object, got array", [] { parse_manifest("[]", "m"); });
 }
 

@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+"""Writes seeds for the fuzz targets: small valid files and near misses.
+
+    make_seeds.py FOLDER        FOLDER/<target>/<name>, targets as in fuzz_<target>.cpp; dictionaries: FOLDER/<target>.dict
+
+Everything is made here from a few tables, so that the corpus needs no binary files in the repository; findings are kept
+beside this script in regressions/<target>/ and are copied too.
+"""
+import hashlib, json, pathlib, re, shutil, struct, sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def compact(value):
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+# ---- safetensors
+
+SIZES = {"F32": 32, "F16": 16, "BF16": 16, "F64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "I64": 64, "I32": 32, "I16": 16, "I8": 8,
+         "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "C64": 64}
+
+
+def safetensors(tensors, metadata=None, extra=b"", tail=0):
+    header, at = ({"__metadata__": metadata} if metadata is not None else {}), 0
+    for name, dtype, shape in tensors:
+        count = 1
+        for d in shape:
+            count *= d
+        size = count * SIZES[dtype] // 8
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = compact(header) + extra
+    return struct.pack("<Q", len(text)) + text + bytes(at + tail)
+
+
+def safetensors_seeds():
+    yield "empty", safetensors([])
+    yield "one", safetensors([("a", "F32", [2, 3])], {"format": "pt"})
+    yield "scalar", safetensors([("s", "I64", [])])
+    yield "awq", safetensors([("m.qweight", "I32", [8, 2]), ("m.qzeros", "I32", [1, 2]), ("m.scales", "F16", [1, 16])])
+    yield "zero", safetensors([("a", "F32", [0]), ("b", "BF16", [0, 4]), ("c", "U8", [3])])
+    yield "odd", safetensors([("a", "U8", [1]), ("b", "F32", [1])])
+    yield "spaces", safetensors([("a", "U8", [8])], extra=b"     ")
+    yield "gap", safetensors([("a", "U8", [8])], tail=1)
+    for dtype in SIZES:
+        yield "dtype-" + dtype, safetensors([("t", dtype, [4])])
+    yield "huge", struct.pack("<Q", 46) + b'{"a":{"dtype":"U8","shape":[4294967296,42949672'
+    text = b'{"a":{"dtype":"F32","shape":[9223372036854775807,3],"data_offsets":[0,12]}}'
+    yield "overflow", struct.pack("<Q", len(text)) + text + bytes(12)
+
+
+# ---- GGUF
+
+KINDS = {"u8": (0, "<B"), "i8": (1, "<b"), "u16": (2, "<H"), "i16": (3, "<h"), "u32": (4, "<I"), "i32": (5, "<i"),
+         "f32": (6, "<f"), "bool": (7, "<B"), "u64": (10, "<Q"), "i64": (11, "<q"), "f64": (12, "<d")}
+
+
+def gguf_string(text):
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def gguf_value(kind, value):
+    if kind == "string":
+        return struct.pack("<I", 8) + gguf_string(value)
+    if kind.startswith("["):
+        inner = kind[1:-1]
+        head = struct.pack("<IIQ", 9, 8 if inner == "string" else KINDS[inner][0], len(value))
+        return head + b"".join(gguf_string(v) if inner == "string" else struct.pack(KINDS[inner][1], v) for v in value)
+    return struct.pack("<I", KINDS[kind][0]) + struct.pack(KINDS[kind][1], value)
+
+
+def gguf(values, tensors, alignment=32, version=3):
+    """tensors: (name, dims fastest first, type id, bytes of data)"""
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(values))
+    for key, kind, value in values:
+        out += gguf_string(key) + gguf_value(kind, value)
+    at = 0
+    for name, dims, type_id, size in tensors:
+        out += gguf_string(name) + struct.pack("<I", len(dims)) + b"".join(struct.pack("<Q", d) for d in dims)
+        out += struct.pack("<IQ", type_id, at)
+        at += (size + alignment - 1) // alignment * alignment
+    return out + bytes(-len(out) % alignment) + bytes(at)
+
+
+TYPES = [(0, 1, 4), (1, 1, 2), (2, 32, 18), (3, 32, 20), (6, 32, 22), (7, 32, 24), (8, 32, 34), (10, 256, 84), (11, 256, 110),
+         (12, 256, 144), (13, 256, 176), (14, 256, 210), (20, 32, 18), (23, 256, 136), (30, 1, 2), (39, 32, 17)]
+
+
+def gguf_model(arch):
+    values = [("general.architecture", "string", arch), ("general.alignment", "u32", 32)]
+    for key, number in [("block_count", 1), ("context_length", 64), ("embedding_length", 8), ("feed_forward_length", 8),
+                        ("attention.head_count", 2), ("attention.head_count_kv", 1), ("rope.dimension_count", 4)]:
+        values.append((f"{arch}.{key}", "u32", number))
+    values.append((f"{arch}.attention.layer_norm_rms_epsilon", "f32", 1e-5))
+    values.append((f"{arch}.rope.freq_base", "f32", 10000.0))
+    return values
+
+
+VOCABULARY = [("tokenizer.ggml.model", "string", "gpt2"), ("tokenizer.ggml.pre", "string", "qwen2"),
+              ("tokenizer.ggml.tokens", "[string]", ["a", "b", "ab", "<s>"]), ("tokenizer.ggml.token_type", "[i32]", [1, 1, 1, 3]),
+              ("tokenizer.ggml.merges", "[string]", ["a b"]), ("tokenizer.ggml.bos_token_id", "u32", 3),
+              ("tokenizer.ggml.add_bos_token", "bool", 1), ("tokenizer.chat_template", "string", "{{ messages }}")]
+
+
+def gguf_seeds():
+    yield "empty", gguf([], [])
+    yield "kinds", gguf([("k." + kind, kind, 1) for kind in KINDS] + [("k.string", "string", "x")], [])
+    yield "arrays", gguf([("a." + kind, f"[{kind}]", [0, 1, 2]) for kind in KINDS] + [("a.s", "[string]", ["x", "", "y"])], [])
+    yield "version2", gguf([("general.name", "string", "m")], [("t", [4], 0, 16)], version=2)
+    for type_id, block, size in TYPES:
+        yield f"type-{type_id}", gguf([], [("t", [block], type_id, size)])
+    for arch in ("llama", "qwen2", "qwen3", "phi3"):
+        yield arch, gguf(gguf_model(arch), [("token_embd.weight", [8, 4], 0, 128)])
+    yield "layer", gguf(gguf_model("llama"), [("token_embd.weight", [8, 1], 0, 32), ("blk.0.attn_q.weight", [8, 8], 1, 128)])
+    yield "vocab", gguf(VOCABULARY, [])
+    yield "align", gguf([("general.alignment", "u32", 8)], [("t", [3], 0, 12), ("u", [1, 1, 1, 2], 1, 4)], alignment=8)
+    yield "rope", gguf(gguf_model("llama"), [("token_embd.weight", [8, 4], 0, 128), ("rope_freqs.weight", [2], 0, 8)])
+
+
+# ---- JSON files
+
+LLAMA = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "num_key_value_heads": 1, "vocab_size": 32, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
+
+
+def config_seeds():
+    yield "llama", compact(LLAMA)
+    for rope in ({"rope_type": "linear", "factor": 2.0}, {"type": "dynamic", "factor": 2.0}, {"rope_type": "yarn", "factor": 4.0,
+                 "original_max_position_embeddings": 16, "beta_fast": 32, "attention_factor": 1.2}, {"rope_type": "llama3", "factor": 8.0,
+                 "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16},
+                 {"type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [2.0, 4.0]}):
+        kind = rope.get("rope_type", rope.get("type"))
+        yield "rope-" + kind, compact({**LLAMA, "rope_scaling": rope})
+        yield "rope5-" + kind, compact({**LLAMA, "rope_parameters": {**rope, "rope_theta": 5e5}})
+    yield "qwen2", compact({**LLAMA, "model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1})
+    yield "qwen3", compact({**LLAMA, "model_type": "qwen3", "head_dim": 8, "attention_bias": True, "eos_token_id": [1, 2]})
+    yield "mistral", compact({**LLAMA, "model_type": "mistral", "sliding_window": None, "bos_token_id": 1})
+    yield "ministral", compact({**LLAMA, "model_type": "ministral", "layer_types": ["full_attention", "sliding_attention"]})
+    yield "phi3", compact({**LLAMA, "model_type": "phi3", "partial_rotary_factor": 0.5, "head_dim": 8})
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm", "modules_to_not_convert": ["lm_head"]}
+    yield "awq", compact({**LLAMA, "quantization_config": awq})
+    yield "awq-old", compact({"text_config": {"quantization_config": {"w_bit": 4, "q_group_size": -1, "zero_point": True}}})
+    yield "fp8", compact({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}})
+    yield "float", compact({"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized"}})
+    yield "gptq", compact({"quantization_config": {"quant_method": "gptq", "bits": 4, "desc_act": False}})
+    yield "deep", b"[" * 70 + b"]" * 70
+
+
+def index_seeds():
+    one, two = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    yield "two", compact({"metadata": {"total_size": 12}, "weight_map": {"a.weight": one, "b.weight": two}})
+    yield "empty", compact({"weight_map": {}})
+    for number, name in enumerate(["../x.safetensors", "/etc/x.safetensors", "a\\b.safetensors", "x.bin", "", "\0.safetensors"]):
+        yield f"refused-{number}", compact({"weight_map": {"a": name}})
+
+
+def manifest_seeds():
+    digest = hashlib.sha256(b"").hexdigest()
+    whole = {"schema": "awq.manifest/1", "tool": "awq 0.1.0", "source": {"name": "m", "format": "BF16", "fingerprint": digest},
+             "calibration": {"name": "builtin", "sha256": digest, "samples": 1, "tokens": 512}, "method": "awq", "scheme": "w4g128z",
+             "format": "gemm", "options": {"bits": "4"}, "check": {"text": "t", "tokens": 1, "kl": 0.1, "kl_ci95": None,
+             "top1_agreement": 0.9, "perplexity_source": 9.5, "perplexity": 9.9, "worst": "l"},
+             "layers": [{"module": "l", "scheme": "w4g128z", "relative_error": 0.01, "chosen": "identity"}],
+             "files": [{"name": "config.json", "bytes": 0, "sha256": digest}]}
+    yield "whole", compact(whole)
+    yield "bare", compact({**whole, "calibration": None, "check": None, "options": {}, "layers": [], "files": []})
+    yield "leads-out", compact({**whole, "files": [{"name": "../x", "bytes": 0, "sha256": digest}]})
+    yield "deep", compact({"schema": "awq.manifest/1"})[:-1] + b',"tool":' + b"[" * 200 + b"]" * 200 + b"}"
+
+
+def journal_seeds():
+    digest = hashlib.sha256(b"").hexdigest()
+    body = compact({"done": 1, "total": 2, "identity": [{"name": "bits", "value": "4"}], "tensors": [{"name": "t", "digest": digest}],
+                    "states": [{"role": "calibration", "digest": digest, "bytes": 3}], "report": "{}"})
+    yield "body", body
+    yield "whole", b"awq.journal/1 " + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    yield "end", compact({"done": 3, "total": 2, "identity": [], "tensors": [], "states": [], "report": ""})
+
+
+def tokenizer_seeds():
+    vocab = {token: i for i, token in enumerate(["a", "b", "ab", "H", "e", "l", "\u0120", "\u010a", "1", "2", "<unk>", "<0x0A>", "\u2581"])}
+    added = [{"id": 13, "content": "<s>", "special": True}, {"id": 14, "content": " x", "normalized": True, "lstrip": True, "rstrip": True,
+                                                              "single_word": True}]
+    post = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [13], "tokens": ["<s>"]}}}
+    model = {"type": "BPE", "vocab": vocab, "merges": ["a b"]}
+
+    def top(normalizer=None, pre=None, decoder=None, post_processor=None, tokens=(), **more):
+        return compact({"added_tokens": list(tokens), "normalizer": normalizer, "pre_tokenizer": pre, "post_processor": post_processor,
+                        "decoder": decoder, "model": {**model, **more}})
+
+    sequence = lambda key, *items: {"type": "Sequence", key: list(items)}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}
+    yield "bare", top()
+    yield "byte-level", top(None, byte_level, byte_level, post, added)
+    yield "pairs", top(merges=[["a", "b"]], ignore_merges=True)
+    yield "sentencepiece", top(sequence("normalizers", {"type": "Prepend", "prepend": "\u2581"}, {"type": "Replace", "pattern": {"String": " "},
+                               "content": "\u2581"}), None, sequence("decoders", {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+                               {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}),
+                               byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+    yield "split", top(sequence("normalizers", *({"type": t} for t in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "ByteLevel"))),
+                       sequence("pretokenizers", {"type": "Split", "pattern": {"Regex": "\\s+|\\p{L}+|\\p{N}{1,3}|(?!\\S)"}, "behavior": "Isolated",
+                                "invert": False}, {"type": "Digits", "individual_digits": True}, {"type": "Punctuation"}, {"type": "Whitespace"},
+                                {"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first"}),
+                       {"type": "Metaspace", "replacement": "\u2581", "add_prefix_space": True})
+    for behavior in ("Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"):
+        yield "split-" + behavior, top(None, {"type": "Split", "pattern": {"String": "l"}, "behavior": behavior, "invert": True})
+    for number, regex in enumerate(["(a+)+$", "[^\\r\\n\\p{L}]?\\w+", "(?i:'s|'t)|x{,3}+", "[a-z&&[^b]]", "\\h\\v(?<n>a)\\k<n>", "(" * 40]):
+        yield f"regex-{number}", top(None, {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated"})
+    yield "unigram", compact({"model": {"type": "Unigram", "unk_id": 0, "byte_fallback": False,
+                                        "vocab": [["<unk>", 0.0], ["a", -1.5], ["b", -2.0], ["ab", -1.0], ["\u2581", -3.0]]}})
+
+
+SEEDS = {"safetensors": safetensors_seeds, "gguf": gguf_seeds, "config": config_seeds, "index": index_seeds, "manifest": manifest_seeds,
+         "journal": journal_seeds, "tokenizer": tokenizer_seeds}
+
+
+def dictionary(seeds):
+    """The words of the seeds: names, keys, and numbers as they stand in the text."""
+    words = set()
+    for data in seeds:
+        words.update(re.findall(rb'"[A-Za-z_.]{2,40}"|[a-z][a-z_.]{3,40}|-?[0-9][0-9.e+-]*', data))
+    return "".join(f'"{word.decode().replace(chr(34), chr(92) + chr(34))}"\n' for word in sorted(words) if len(word) <= 48)
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    for target, seeds in SEEDS.items():
+        folder = pathlib.Path(sys.argv[1]) / target
+        folder.mkdir(parents=True, exist_ok=True)
+        made = list(seeds())
+        for name, data in made:
+            (folder / name).write_bytes(data)
+        (folder.parent / f"{target}.dict").write_text(dictionary(data for _, data in made))
+        for finding in sorted((HERE / "regressions" / target).glob("*")):
+            shutil.copy(finding, folder / finding.name)
+
+
+if __name__ == "__main__":
+    main()
