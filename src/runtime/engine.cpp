@@ -1,7 +1,8 @@
 #include "runtime/engine.h"
 
 #include <algorithm>
-#include <cstring>
+#include <chrono>
+#include <cmath>
 
 #include "base/progress.h"
 #include "base/system.h"
@@ -46,19 +47,46 @@ void check_prompt(const std::vector<int32_t>& prompt, const ModelConfig& config)
          config.max_position);
 }
 
+// NaN anywhere in a row of logits makes its log-probability NaN. False: the sequence has ended.
+bool check_prompt_logprobs(Sequence& s) {
+  for (size_t i = 0; i < s.prompt_logprobs.size(); ++i)
+    if (std::isnan(s.prompt_logprobs[i].token.logprob)) {
+      s.finished = FinishReason::kError;
+      s.error = fmt::format("the model's logits: expected numbers, got NaN after prompt token {}", i);
+      return false;
+    }
+  return true;
+}
+
+void check_request(const Request& request, const ModelConfig& config) {
+  check_prompt(request.prompt, config);
+  const int64_t least = request.prompt_logprobs >= 0 ? 0 : 1;
+  if (request.max_tokens < least)
+    fail(Code::kBadArgument, "max_tokens: expected at least {}, got {}", least, request.max_tokens);
+  if (request.n < 1 || request.n > kMaxChoices)
+    fail(Code::kBadArgument, "n: expected 1 to {}, got {}", kMaxChoices, request.n);
+  for (const int32_t top : {request.logprobs, request.prompt_logprobs})
+    if (top < -1 || top > kMaxTopLogprobs)
+      fail(Code::kBadArgument, "logprobs: expected up to {} likeliest tokens, got {}", kMaxTopLogprobs, top);
+}
+
 }  // namespace
 
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
     : model_(std::move(model)),
       options_(checked(options, model_->config())),
       cache_(model_->config(), options_.kv_pages, options_.kv_dtype),
-      scheduler_(options_.kv_pages, options_.max_batch_tokens, options_.max_sequences) {}
+      // Cached keys whose rotation depends on a sequence's final length belong to that sequence alone.
+      scheduler_(options_.kv_pages, options_.max_batch_tokens, options_.max_sequences,
+                 options_.share_prefixes && !model_->config().rope.depends_on_length()) {}
+
+int64_t Engine::max_tokens() const {
+  return std::min(model_->config().max_position, options_.kv_pages * kPageTokens);
+}
 
 int64_t Engine::add(Request request) {
   const ModelConfig& config = model_->config();
-  check_prompt(request.prompt, config);
-  if (request.max_tokens < 1)
-    fail(Code::kBadArgument, "max_tokens: expected at least 1, got {}", request.max_tokens);
+  check_request(request, config);
   const auto size = static_cast<int64_t>(request.prompt.size());
   const int64_t limit = std::min(request.max_tokens, config.max_position - size);
   const int64_t pages = PageAllocator::pages_for(size + limit);
@@ -66,24 +94,55 @@ int64_t Engine::add(Request request) {
     fail(Code::kBadArgument,
          "{} prompt tokens and {} to generate need {} pages of {} tokens: the key/value cache has {}", size,
          limit, pages, kPageTokens, options_.kv_pages);
-  auto sequence = std::make_unique<Sequence>(0, std::move(request), limit, config.vocab);
-  sequence->added_at = now_seconds();
+  const auto shared = std::make_shared<const Request>(std::move(request));
+  auto leader = std::make_unique<Sequence>(0, shared, limit, config.vocab);
+  for (int32_t i = 1; i < shared->n; ++i)
+    leader->siblings.push_back(std::make_unique<Sequence>(0, shared, limit, config.vocab, i));
+  leader->added_at = now_seconds();
   const std::lock_guard lock(mutex_);
-  const int64_t id = sequence->id = next_id_++;
-  scheduler_.submit(std::move(sequence));
+  const int64_t id = leader->id = next_id_++;
+  for (const auto& sibling : leader->siblings) {
+    sibling->id = id;
+    sibling->added_at = leader->added_at;
+  }
+  scheduler_.submit(std::move(leader));
+  has_changed_ = true;
+  changed_.notify_one();
   return id;
 }
 
 void Engine::cancel(int64_t id) {
   const std::lock_guard lock(mutex_);
   cancelled_.push_back(id);
+  has_changed_ = true;
+  changed_.notify_one();
+}
+
+void Engine::wake() {
+  const std::lock_guard lock(mutex_);
+  has_changed_ = true;
+  changed_.notify_one();
+}
+
+void Engine::wait(double seconds) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return has_changed_; });
+  has_changed_ = false;
 }
 
 bool Engine::step() {
   const std::vector<Slice> slices = schedule();
   if (slices.empty()) return false;
+  const double start = now_seconds();
   forward(slices);
-  sample(slices);
+  compute_rows(wanted_rows(slices));
+  // Chunks of prompts are sized by what their tokens cost of late, the decodes beside them included.
+  if (const auto tokens = static_cast<int64_t>(tokens_.size());
+      tokens >= 2 * static_cast<int64_t>(slices.size())) {
+    const double cost = (now_seconds() - start) / static_cast<double>(tokens);
+    double& smoothed = seconds_per_prompt_token_;
+    smoothed = smoothed == 0 ? cost : 0.7 * smoothed + 0.3 * cost;
+  }
   call_back(slices);
   release_finished();
   return true;
@@ -93,6 +152,18 @@ void Engine::run_until_idle() {
   while (step()) check_cancelled();
 }
 
+void Engine::fail_all(const std::string& error) {
+  {
+    const std::lock_guard lock(mutex_);
+    scheduler_.for_each([&](Sequence& s) {
+      if (s.finished) return;
+      s.finished = FinishReason::kError;
+      s.error = error;
+    });
+  }
+  release_finished();
+}
+
 EngineStats Engine::stats() const {
   const std::lock_guard lock(mutex_);
   EngineStats s = counts_;
@@ -100,19 +171,48 @@ EngineStats Engine::stats() const {
   s.running = scheduler_.running();
   s.pages = scheduler_.pages().pages();
   s.free_pages = scheduler_.pages().available();
+  s.kept_pages = scheduler_.pages().kept();
+  s.preemptions = scheduler_.preemptions();
   return s;
 }
 
+int64_t Engine::prompt_room() const {
+  if (options_.step_seconds <= 0) return options_.max_batch_tokens;
+  // Before anything is measured a page's worth is a safe start.
+  if (seconds_per_prompt_token_ == 0) return kPageTokens;
+  return std::max<int64_t>(kPageTokens,
+                           static_cast<int64_t>(options_.step_seconds / seconds_per_prompt_token_));
+}
+
 std::vector<Slice> Engine::schedule() {
+  const double now = now_seconds();
   {
     const std::lock_guard lock(mutex_);
-    for (const int64_t id : cancelled_)
-      if (Sequence* sequence = scheduler_.find(id)) sequence->finished = FinishReason::kCancelled;
+    scheduler_.for_each([&](Sequence& s) {
+      const double deadline = s.request->deadline_seconds;
+      if (s.finished) return;
+      if (std::find(cancelled_.begin(), cancelled_.end(), s.id) != cancelled_.end())
+        s.finished = FinishReason::kCancelled;
+      else if (deadline > 0 && now - s.added_at >= deadline)
+        s.finished = FinishReason::kDeadline;
+    });
     cancelled_.clear();
   }
   release_finished();
   const std::lock_guard lock(mutex_);
-  return scheduler_.plan();
+  has_changed_ = false;
+  std::vector<Slice> slices = scheduler_.plan(prompt_room());
+  for (const Slice& slice : slices) count_prompt(*slice.sequence);
+  return slices;
+}
+
+// What was found in the cache counts as read; a prompt with several answers counts once.
+void Engine::count_prompt(Sequence& s) {
+  if (s.choice > 0) return;
+  const int64_t read = std::min(s.past, s.prompt_size());
+  if (s.prompt_counted == 0) counts_.reused_tokens += s.reused.value_or(0);
+  counts_.prompt_tokens += std::max<int64_t>(0, read - s.prompt_counted);
+  s.prompt_counted = std::max(s.prompt_counted, read);
 }
 
 void Engine::forward(const std::vector<Slice>& slices) {
@@ -123,7 +223,7 @@ void Engine::forward(const std::vector<Slice>& slices) {
   for (const Slice& slice : slices) {
     const Sequence& s = *slice.sequence;
     spans_.push_back({static_cast<int64_t>(tokens_.size()), slice.tokens, s.past, s.pages.data()});
-    lengths_.push_back(static_cast<int64_t>(s.request.prompt.size()) + s.max_tokens);
+    lengths_.push_back(s.prompt_size() + s.max_tokens);
     for (int64_t i = s.past; i < s.past + slice.tokens; ++i) {
       tokens_.push_back(s.tokens[static_cast<size_t>(i)]);
       positions_.push_back(static_cast<int32_t>(i));
@@ -132,67 +232,141 @@ void Engine::forward(const std::vector<Slice>& slices) {
   model_->forward({tokens_, positions_, spans_, lengths_}, &cache_, scratch_, hidden_);
 }
 
-// Draws the next token of every sequence whose pending tokens were all run; a chunk of a prompt needs no
-// logits.
-void Engine::sample(const std::vector<Slice>& slices) {
-  const int64_t dim = model_->config().hidden, vocab = model_->config().vocab;
-  std::vector<Sequence*> due;
-  last_hidden_.clear();
+// The next token of every sequence whose pending tokens were all run; of a prompt only what was asked for.
+std::vector<Engine::Row> Engine::wanted_rows(const std::vector<Slice>& slices) const {
+  std::vector<Row> rows;
   for (size_t i = 0; i < slices.size(); ++i) {
-    if (!slices[i].last()) continue;
-    due.push_back(slices[i].sequence);
-    const float* row = hidden_.data() + (spans_[i].first + spans_[i].tokens - 1) * dim;
-    last_hidden_.insert(last_hidden_.end(), row, row + dim);
+    Sequence& s = *slices[i].sequence;
+    const auto add = [&](int64_t position, bool draw) {
+      rows.push_back({&s, position, spans_[i].first + position - s.past, draw});
+    };
+    if (s.wants_prompt_logprobs())
+      for (int64_t p = std::max(s.past, static_cast<int64_t>(s.prompt_logprobs.size()));
+           p < s.past + slices[i].tokens && p + 1 < s.prompt_size(); ++p)
+        add(p, false);
+    if (slices[i].last() && s.max_tokens > 0) add(s.size() - 1, true);
   }
-  const auto count = static_cast<int64_t>(due.size());
-  drawn_.resize(due.size());
+  return rows;
+}
+
+void Engine::compute_rows(const std::vector<Row>& rows) {
+  const int64_t dim = model_->config().hidden, vocab = model_->config().vocab;
+  const auto count = static_cast<int64_t>(rows.size());
+  std::vector<Drawn> results(rows.size());
   for (int64_t begin = 0; begin < count; begin += kLogitRows) {
-    const int64_t rows = std::min(kLogitRows, count - begin);
-    if (static_cast<int64_t>(logits_.size()) < rows * vocab)
-      logits_.resize(static_cast<size_t>(rows * vocab));
-    model_->logits(last_hidden_.data() + begin * dim, rows, logits_.data());
-    const auto row = [&](int64_t i) {
+    const int64_t n = std::min(kLogitRows, count - begin);
+    const Row* chunk = rows.data() + begin;
+    rows_.clear();
+    for (int64_t i = 0; i < n; ++i) {
+      const float* row = hidden_.data() + chunk[i].hidden * dim;
+      rows_.insert(rows_.end(), row, row + dim);
+    }
+    if (static_cast<int64_t>(logits_.size()) < n * vocab) logits_.resize(static_cast<size_t>(n * vocab));
+    model_->logits(rows_.data(), n, logits_.data());
+    const auto logits = [&](int64_t i) {
       return std::span(logits_.data() + i * vocab, static_cast<size_t>(vocab));
     };
-    for (int64_t i = 0; i < rows; ++i)
-      if (const Sequence& s = *due[begin + i]; s.request.adjust_logits)
-        s.request.adjust_logits(s.tokens, row(i));
-    parallel_for(rows, [&](int64_t i) { drawn_[begin + i] = due[begin + i]->sampler.draw(row(i)); });
+    // A caller's own function may not be ready for several threads.
+    std::vector<uint8_t> done(static_cast<size_t>(n), 0);
+    const auto run = [&](int64_t i) {
+      if (!done[static_cast<size_t>(i)])
+        results[static_cast<size_t>(begin + i)] = use_row(chunk[i], logits(i));
+    };
+    for (int64_t i = 0; i < n; ++i)
+      if (chunk[i].draw && chunk[i].sequence->request->adjust_logits) {
+        run(i);
+        done[static_cast<size_t>(i)] = 1;
+      }
+    parallel_for(n, run);
   }
+  drawn_.clear();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i].draw)
+      drawn_.push_back(std::move(results[i]));
+    else
+      rows[i].sequence->prompt_logprobs.push_back(std::move(results[i].logprobs));
+  }
+}
+
+// An error here is the sequence's own. Rows of one sequence are never drawn and failed in the same step by
+// two threads: only a draw writes.
+Engine::Drawn Engine::use_row(const Row& row, std::span<float> logits) const {
+  Sequence& s = *row.sequence;
+  const Request& request = *s.request;
+  Drawn out;
+  if (!row.draw) {
+    const int32_t next = s.tokens[static_cast<size_t>(row.position) + 1];
+    out.logprobs = token_logprobs(logits, next, request.prompt_logprobs);
+    return out;
+  }
+  try {
+    std::vector<float> raw;
+    if (request.logprobs >= 0) raw.assign(logits.begin(), logits.end());
+    if (request.adjust_logits) request.adjust_logits(s.tokens, logits);
+    if (s.constraint) s.constraint(s.tokens, logits);
+    out.token = s.sampler.draw(logits);
+    if (request.logprobs >= 0) out.logprobs = token_logprobs(raw, out.token, request.logprobs);
+  } catch (const Error& error) {
+    s.finished = FinishReason::kError;
+    s.error = error.what();
+  }
+  return out;
 }
 
 void Engine::call_back(const std::vector<Slice>& slices) {
   const double now = now_seconds();
-  int64_t prompt_tokens = 0, generated = 0;
   size_t next = 0;
-  for (const Slice& slice : slices) {
-    Sequence& s = *slice.sequence;
-    const bool due = slice.last();
-    prompt_tokens +=
-        std::clamp<int64_t>(static_cast<int64_t>(s.request.prompt.size()) - s.past, 0, slice.tokens);
-    s.past += slice.tokens;
-    if (!due) continue;
-    const int32_t token = drawn_[next++];
-    if (s.first_token_at == 0) s.first_token_at = now;
-    s.last_token_at = now;
-    if (ends(s.request, token)) {
-      s.stop_id = token;
-      s.finished = FinishReason::kStop;
+  std::vector<Sequence*> due;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Slice& slice : slices) {
+      const bool last = slice.last();
+      if (last) due.push_back(slice.sequence);
+      // What no number came out of must not be found by others.
+      if (slice.sequence->finished != FinishReason::kError) scheduler_.advance(slice);
+      count_prompt(*slice.sequence);
+    }
+  }
+  int64_t drawn = 0;
+  for (Sequence* s : due) {
+    const Request& request = *s->request;
+    const bool first = s->first_token_at == 0;
+    if (first) s->first_token_at = now;
+    s->last_token_at = now;
+    const Drawn none;
+    const Drawn& token = s->max_tokens > 0 ? drawn_[next++] : none;
+    if (s->finished) continue;
+    if (first && request.prompt_logprobs >= 0 && !check_prompt_logprobs(*s)) continue;
+    if (first && s->choice == 0 && request.on_prompt && request.prompt_logprobs >= 0)
+      request.on_prompt(s->id, s->prompt_logprobs);
+    if (s->max_tokens == 0) {
+      s->finished = FinishReason::kLength;
       continue;
     }
-    s.tokens.push_back(token);
-    s.sampler.accept({&token, 1});
-    ++generated;
-    const bool go_on = !s.request.on_token || s.request.on_token({s.id, token, s.generated() - 1});
-    if (!go_on)
-      s.finished = FinishReason::kCancelled;
-    else if (s.generated() == s.max_tokens)
-      s.finished = FinishReason::kLength;
+    const int64_t before = s->generated();
+    take_drawn(*s, token);
+    drawn += s->generated() - before;
   }
   const std::lock_guard lock(mutex_);
   ++counts_.steps;
-  counts_.prompt_tokens += prompt_tokens;
-  counts_.generated_tokens += generated;
+  counts_.generated_tokens += drawn;
+}
+
+void Engine::take_drawn(Sequence& s, const Drawn& drawn) {
+  const Request& request = *s.request;
+  if (ends(request, drawn.token)) {
+    s.stop_id = drawn.token;
+    s.finished = FinishReason::kStop;
+    return;
+  }
+  s.tokens.push_back(drawn.token);
+  s.sampler.accept(drawn.token);
+  const TokenEvent event{s.id, drawn.token, s.generated() - 1, s.choice,
+                         request.logprobs >= 0 ? &drawn.logprobs : nullptr};
+  if (request.on_token && !request.on_token(event))
+    s.finished = FinishReason::kCancelled;
+  else if (s.generated() == s.max_tokens)
+    s.finished = FinishReason::kLength;
 }
 
 bool Engine::ends(const Request& request, int32_t token) const {
@@ -210,17 +384,23 @@ void Engine::release_finished() {
     done = scheduler_.take_finished();
   }
   for (const auto& s : done) {
-    if (!s->request.on_finish) continue;
-    FinishEvent e{
-        s->id, *s->finished, s->stop_id, static_cast<int64_t>(s->request.prompt.size()), s->generated(), 0, 0,
-        0};
+    if (!s->request->on_finish) continue;
+    FinishEvent e;
+    e.request = s->id;
+    e.choice = s->choice;
+    e.reason = *s->finished;
+    e.stop_id = s->stop_id;
+    e.prompt_tokens = s->prompt_size();
+    e.tokens = s->generated();
+    e.reused_tokens = s->reused.value_or(0);
+    e.error = s->error;
     const double started = s->started_at > 0 ? s->started_at : now_seconds();
     e.waiting_seconds = started - s->added_at;
     if (s->first_token_at > 0) {
       e.prefill_seconds = s->first_token_at - started;
       e.decode_seconds = s->last_token_at - s->first_token_at;
     }
-    s->request.on_finish(e);
+    s->request->on_finish(e);
   }
 }
 

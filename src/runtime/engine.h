@@ -1,9 +1,12 @@
 // Runs many requests through one model with continuous batching (Yu et al. 2022, Orca; pages after Kwon et
 // al. 2023, vLLM): each step is one forward over whatever decodes and prompt chunks the scheduler chose.
 #pragma once
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "model/model.h"
@@ -20,15 +23,24 @@ struct EngineOptions {
   int64_t max_sequences = 16;      // sequences in one forward
   // End every text whose request does not ignore them (end_ids.h); empty: those of the model's config.
   std::vector<int32_t> end_ids = {};
+  // While answers are running, prompts are read in chunks that take about so long; 0: in those of
+  // max_batch_tokens. The chunks then depend on the machine's speed, and with kernels whose last bits depend
+  // on the number of tokens so do results.
+  double step_seconds = 0;
+  // Requests go on from pages of earlier ones that begin with the same tokens.
+  bool share_prefixes = true;
 };
 
 struct EngineStats {
-  int64_t waiting = 0, running = 0;  // sequences
-  int64_t pages = 0, free_pages = 0;
-  int64_t steps = 0, prompt_tokens = 0, generated_tokens = 0;  // since the engine was made
+  int64_t waiting = 0, running = 0;   // sequences
+  int64_t pages = 0, free_pages = 0;  // free: nobody uses them
+  int64_t kept_pages = 0;             // of these, with content that a request may go on from
+  // Since the engine was made. Of the prompt tokens so many were found in the cache.
+  int64_t steps = 0, prompt_tokens = 0, generated_tokens = 0, reused_tokens = 0;
+  int64_t preemptions = 0;  // times a sequence gave up its pages
 };
 
-// add(), cancel() and stats() may be called from any thread; step() and run_until_idle() from one at a time.
+// add(), cancel(), stats() and wake() may be called from any thread; the others from one at a time.
 class Engine {
  public:
   // kBadArgument for options that cannot work, with the numbers.
@@ -40,20 +52,46 @@ class Engine {
   // Ends a request before the next step; on_finish says kCancelled. Ids that are finished or unknown are
   // ignored.
   void cancel(int64_t id);
-  // One forward, and the callbacks that follow from it. False when there was nothing to do.
+  // One forward, and the callbacks that follow from it. False when there was nothing to do. Logits that are
+  // no numbers end their own sequence with kError. After an exception the step has not happened.
   bool step();
+  // Ends everything with kError: after an exception of step() that would come again.
+  void fail_all(const std::string& error);
+  // Blocks until something was added or cancelled since the last step, wake() was called, or the time is
+  // over.
+  void wait(double seconds);
+  void wake();
   // Steps until every request is finished. Throws kCancelled when the user asked to stop (base/progress.h).
   void run_until_idle();
 
   EngineStats stats() const;
   const Model& model() const { return *model_; }
+  // Tokens, prompt and answer, that one request can have: the model's context or the whole cache.
+  int64_t max_tokens() const;
 
  private:
+  // A row of logits that a step wants: those after tokens[position].
+  struct Row {
+    Sequence* sequence;
+    int64_t position;
+    int64_t hidden;  // row of hidden_
+    bool draw;       // else for the log-probability of the prompt's next token
+  };
+  struct Drawn {
+    int32_t token = 0;
+    TokenLogprobs logprobs;
+  };
+
   std::vector<Slice> schedule();
+  int64_t prompt_room() const;
   void forward(const std::vector<Slice>& slices);
-  void sample(const std::vector<Slice>& slices);
+  std::vector<Row> wanted_rows(const std::vector<Slice>& slices) const;
+  void compute_rows(const std::vector<Row>& rows);
+  Drawn use_row(const Row& row, std::span<float> logits) const;
   void call_back(const std::vector<Slice>& slices);
+  void take_drawn(Sequence& sequence, const Drawn& drawn);
   bool ends(const Request& request, int32_t token) const;
+  void count_prompt(Sequence& sequence);
   void release_finished();
 
   std::shared_ptr<const Model> model_;
@@ -61,17 +99,21 @@ class Engine {
   KvCache cache_;
 
   mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  bool has_changed_ = false;
   Scheduler scheduler_;
   std::vector<int64_t> cancelled_;
   int64_t next_id_ = 0;
   EngineStats counts_;
 
   // Buffers of a step, reused.
-  std::vector<int32_t> tokens_, positions_, drawn_;
+  std::vector<int32_t> tokens_, positions_;
+  std::vector<Drawn> drawn_;  // of the slices that are last, in order
   std::vector<SpanView> spans_;
   std::vector<int64_t> lengths_;
   Scratch scratch_;
-  std::vector<float> hidden_, last_hidden_, logits_;
+  std::vector<float> hidden_, rows_, logits_;
+  double seconds_per_prompt_token_ = 0;  // smoothed; 0: not measured yet
 };
 
 }  // namespace awq

@@ -8,14 +8,6 @@
 namespace awq {
 namespace {
 
-// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection whose output bits all depend on all
-// input bits.
-uint64_t mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
 void check(bool ok, const char* field, const char* expected, double value) {
   if (!ok) fail(Code::kBadArgument, "{}: expected {}, got {}", field, expected, value);
 }
@@ -29,6 +21,17 @@ void check_sampling(const SamplingParams& p) {
   check(p.min_p >= 0 && p.min_p <= 1, "min_p", "a number from 0 to 1", p.min_p);
   check(std::isfinite(p.repetition_penalty) && p.repetition_penalty > 0, "repetition_penalty",
         "a number above 0", p.repetition_penalty);
+  const auto within = [](float x, float limit) { return x >= -limit && x <= limit; };
+  check(within(p.presence_penalty, 2), "presence_penalty", "a number from -2 to 2", p.presence_penalty);
+  check(within(p.frequency_penalty, 2), "frequency_penalty", "a number from -2 to 2", p.frequency_penalty);
+  for (const auto& [id, bias] : p.logit_bias)
+    check(within(bias, 100), "logit_bias", "numbers from -100 to 100", bias);
+}
+
+uint64_t mix(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
 }
 
 // The seed is mixed before the counter is added: otherwise neighbouring seeds would be one sequence, shifted.
@@ -40,16 +43,26 @@ double uniform_at(uint64_t seed, uint64_t counter) {
 
 Sampler::Sampler(const SamplingParams& params, int64_t vocab) : params_(params) {
   check_sampling(params);
+  for (const auto& [id, bias] : params.logit_bias)
+    if (id < 0 || id >= vocab)
+      fail(Code::kBadArgument, "logit_bias: expected token ids from 0 to {}, got {}", vocab - 1, id);
   if (params.repetition_penalty != 1) is_seen_.assign(static_cast<size_t>(vocab), 0);
 }
 
-void Sampler::accept(std::span<const int32_t> ids) {
+void Sampler::see(int32_t id) {
   if (is_seen_.empty()) return;
-  for (const int32_t id : ids) {
-    uint8_t& seen = is_seen_.at(static_cast<size_t>(id));
-    if (!seen) seen_.push_back(id);
-    seen = 1;
-  }
+  uint8_t& seen = is_seen_.at(static_cast<size_t>(id));
+  if (!seen) seen_.push_back(id);
+  seen = 1;
+}
+
+void Sampler::accept_prompt(std::span<const int32_t> ids) {
+  for (const int32_t id : ids) see(id);
+}
+
+void Sampler::accept(int32_t id) {
+  see(id);
+  if (params_.presence_penalty != 0 || params_.frequency_penalty != 0) ++generated_[id];
 }
 
 int32_t Sampler::draw(std::span<float> logits) {
@@ -70,11 +83,15 @@ int32_t Sampler::draw(std::span<float> logits) {
 
 // Keskar et al. 2019 (CTRL), section 4.1, with the sign rule of transformers: a seen token never gains.
 void Sampler::penalise(std::span<float> logits) const {
+  for (const auto& [id, bias] : params_.logit_bias) logits[static_cast<size_t>(id)] += bias;
   const float penalty = params_.repetition_penalty;
   for (const int32_t id : seen_) {
     float& x = logits[static_cast<size_t>(id)];
     x = x < 0 ? x * penalty : x / penalty;
   }
+  for (const auto& [id, times] : generated_)
+    logits[static_cast<size_t>(id)] -=
+        params_.presence_penalty + params_.frequency_penalty * static_cast<float>(times);
 }
 
 int32_t Sampler::greedy(std::span<const float> logits) const {

@@ -16,7 +16,7 @@ using Json = nlohmann::json;
 
 int32_t draw(const SamplingParams& params, std::vector<float> logits, std::vector<int32_t> seen = {}) {
   Sampler sampler(params, static_cast<int64_t>(logits.size()));
-  sampler.accept(seen);
+  sampler.accept_prompt(seen);
   return sampler.draw(logits);
 }
 
@@ -24,7 +24,7 @@ int32_t draw(const SamplingParams& params, std::vector<float> logits, std::vecto
 std::vector<int> count(const SamplingParams& params, const std::vector<float>& logits, int n,
                        const std::vector<int32_t>& seen = {}) {
   Sampler sampler(params, static_cast<int64_t>(logits.size()));
-  sampler.accept(seen);
+  sampler.accept_prompt(seen);
   std::vector<int> counts(logits.size());
   for (int i = 0; i < n; ++i) {
     std::vector<float> copy = logits;
@@ -57,9 +57,32 @@ TEST(Sampler, TokensDrawnCountOnceAccepted) {
   for (int i = 0; i < 3; ++i) {
     std::vector<float> logits = {3, 2, 1};
     drawn.push_back(sampler.draw(logits));
-    sampler.accept({&drawn.back(), 1});
+    sampler.accept(drawn.back());
   }
   EXPECT_EQ(drawn, (std::vector<int32_t>{0, 1, 2}));
+}
+
+TEST(Greedy, BiasesAndPenaltiesOnWhatWasGenerated) {
+  SamplingParams p;
+  p.logit_bias = {{2, 5}, {0, -100}};
+  EXPECT_EQ(draw(p, {9, 3, 1}), 2);
+  p = {};
+  p.presence_penalty = 1.5;
+  EXPECT_EQ(draw(p, {3, 2}, {0}), 0) << "the prompt does not count";
+  const auto after = [](const SamplingParams& params, std::vector<float> logits,
+                        const std::vector<int32_t>& generated) {
+    Sampler sampler(params, static_cast<int64_t>(logits.size()));
+    for (const int32_t id : generated) sampler.accept(id);
+    return sampler.draw(logits);
+  };
+  EXPECT_EQ(after(p, {3, 2}, {0}), 1);
+  EXPECT_EQ(after(p, {4, 2}, {0, 0, 0}), 0) << "once, however often";
+  p = {};
+  p.frequency_penalty = 0.5;
+  EXPECT_EQ(after(p, {3, 2}, {0}), 0);
+  EXPECT_EQ(after(p, {3, 2}, {0, 0, 0}), 1);
+  p.frequency_penalty = -0.5;
+  EXPECT_EQ(after(p, {2, 3}, {0, 0, 0}), 0);
 }
 
 TEST(Sampler, TiesAtTheEdgeGoToTheLowestId) {
@@ -188,6 +211,9 @@ TEST(Sampler, WrongSettingsAreNamed) {
       {{.top_p = nan}, "top_p: expected a number above 0 and up to 1, got nan"},
       {{.min_p = 2}, "min_p: expected a number from 0 to 1, got 2"},
       {{.repetition_penalty = 0}, "repetition_penalty: expected a number above 0, got 0"},
+      {{.presence_penalty = 2.5}, "presence_penalty: expected a number from -2 to 2, got 2.5"},
+      {{.frequency_penalty = nan}, "frequency_penalty: expected a number from -2 to 2, got nan"},
+      {{.logit_bias = {{0, 101.0f}}}, "logit_bias: expected numbers from -100 to 100, got 101"},
   };
   for (const Case& c : cases) {
     try {
