@@ -7,9 +7,9 @@
 using namespace awq;
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  WeightMap map;
-  if (!fuzz::accepts([&] { map = parse_shard_index(fuzz::text_of(data, size), "file"); })) return 0;
-  for (const auto& [tensor, shard] : map) {
+  ShardIndex index;
+  if (!fuzz::accepts([&] { index = parse_shard_index(fuzz::text_of(data, size), "file"); })) return 0;
+  for (const auto& [tensor, shard] : index.weight_map) {
     const std::filesystem::path path(shard);
     fuzz::require(!path.has_root_path() && path.filename() == path && shard.find('\0') == shard.npos && shard != "..");
   }

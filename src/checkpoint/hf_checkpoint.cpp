@@ -149,7 +149,7 @@ class HfCheckpoint : public Checkpoint {
   }
 
   void open_shards(const fs::path& index) {
-    const WeightMap map = parse_shard_index(read_json_text(index), index.string());
+    const WeightMap map = parse_shard_index(read_json_text(index), index.string()).weight_map;
     std::set<std::string> shards;
     for (const auto& [tensor, shard] : map) shards.insert(shard);
     for (const std::string& shard : shards) {

@@ -138,7 +138,9 @@ std::string manifest_json(const Manifest& m) {
   json["files"] = ordered_json::array();
   for (const Manifest::File& f : m.files)
     json["files"].push_back({{"name", f.name}, {"bytes", f.bytes}, {"sha256", f.sha256}});
-  return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  const auto text = [&] { return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n"; };
+  json["digest"] = sha256_hex(text());
+  return text();
 }
 
 Manifest parse_manifest(std::string_view text, const std::string& where) {

@@ -126,6 +126,7 @@ const PreName& find_pre(const std::string& name, const std::string& where) {
 // it.
 std::pair<std::string, std::string> split_merge(const std::string& merge, size_t rank,
                                                 const std::string& where) {
+  if (!is_valid_utf8(merge)) fail(Code::kBadFile, "{}: tokenizer.ggml.merges[{}]: expected UTF-8", where, rank);
   const size_t space = merge.find(' ', 1);
   if (space == std::string::npos || space + 1 == merge.size())
     fail(Code::kBadFile, "{}: tokenizer.ggml.merges[{}]: expected two tokens, got '{}'", where, rank, merge);
