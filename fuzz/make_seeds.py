@@ -213,8 +213,26 @@ def tokenizer_seeds():
                                         "vocab": [["<unk>", 0.0], ["a", -1.5], ["b", -2.0], ["ab", -1.0], ["\u2581", -3.0]]}})
 
 
+def template_seeds():
+    chatml = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content']|string|trim + '<|im_end|>' + '\\n' }}"
+              "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+    yield "chatml", chatml.encode()
+    yield "generation", b"{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    yield "namespace", b"{%- set ns = namespace(found=false, i=0) -%}{%- for m in messages[::-1] -%}{%- set ns.i = ns.i + 1 -%}{%- if not ns.found and m.role " \
+        b"== 'user' -%}{%- set ns.found = true -%}{%- continue -%}{%- endif -%}{{ loop.index }}{%- endfor -%}{{ ns.i }}"
+    yield "macro", b"{% macro f(x, y='b') %}{{ x ~ y|upper }}{% endmacro %}{{ f(bos_token) }}{{ f(1, y=messages|length) }}"
+    yield "tools", b"{% if tools is defined and tools is not none %}{{ tools|tojson(indent=2) }}{% else %}{{ strftime_now('%d %b %Y') }}{% endif %}"
+    yield "filters", b"{{ messages|map(attribute='role')|list|join(', ') }}{{ messages|selectattr('role','equalto','user')|list|length }}{{ 'a'|replace('a','b') }}"
+    yield "calls", b"{% for c in messages[1].tool_calls %}{{ c.function.name }}{% for k, v in c.function.arguments|items %}{{ k }}={{ v|tojson }}{% endfor %}{% endfor %}"
+    yield "errors", b"{{ raise_exception('roles must alternate') }}"
+    yield "spaces", b"  {%- if n > 2 and n <= 3 or not n %}\n  x {# c #}\n{%- elif n in [1, 2] %}y{% else %}z{% endif -%}\n{% raw %}{{ x }}{% endraw %}"
+    yield "strings", b"{{ bos_token.strip().split('s')[0] + 'a' * 3 + '%s' % n + 'ab'[::-1] + ('x' if n is odd else 'y') }}{{ {'a': [1, 2.5e3, none]}.a[-1] }}"
+    yield "deep", b"{{ " + b"(" * 100 + b"1" + b")" * 100 + b" }}"
+
+
 SEEDS = {"safetensors": safetensors_seeds, "gguf": gguf_seeds, "config": config_seeds, "index": index_seeds, "manifest": manifest_seeds,
-         "journal": journal_seeds, "tokenizer": tokenizer_seeds}
+         "journal": journal_seeds, "tokenizer": tokenizer_seeds,
+         "template": template_seeds}
 
 
 def dictionary(seeds):

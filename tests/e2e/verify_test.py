@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """awq verify: one case for each rule, damage anywhere in an output, and what it prints."""
-import copy, json, pathlib, random, shutil, struct, sys, tempfile, unittest
+import copy, json, struct, unittest
 
-from tiny import AWQ, GOLDEN, awq, tiny_model, long_text, write_safetensors
+from flips import check_flips
+from tiny import AWQ, GOLDEN, TinyCase, awq, llama_config, write_model, write_safetensors
 
 HIDDEN, INNER, VOCAB, GROUP = 64, 128, 32, 32
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": INNER,
@@ -188,11 +189,31 @@ CASES = [
 TARGETS = ["vllm", "sglang", "tgi", "transformers"]
 
 
-class VerifyTest(unittest.TestCase):
-    def setUp(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, self.folder)
+def gguf(last=1.0):
+    """A llama of one block, all ones but for the last weight."""
+    def text(t):
+        return struct.pack("<Q", len(t)) + t.encode()
 
+    numbers = {"block_count": 1, "context_length": 64, "embedding_length": 8, "feed_forward_length": 8, "attention.head_count": 2,
+               "attention.head_count_kv": 2, "rope.dimension_count": 4}
+    keys = [text("general.architecture") + struct.pack("<I", 8) + text("llama")]
+    keys += [text("llama." + key) + struct.pack("<II", 4, n) for key, n in numbers.items()]
+    keys += [text("llama." + key) + struct.pack("<If", 6, x) for key, x in (("attention.layer_norm_rms_epsilon", 1e-5), ("rope.freq_base", 1e4))]
+    tensors = [("token_embd", [8, 32]), ("output_norm", [8]), *((f"blk.0.{n}", [8, 8]) for n in
+               ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")),
+               ("blk.0.attn_norm", [8]), ("blk.0.ffn_norm", [8])]
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys)
+    data = b""
+    for name, dims in tensors:
+        head += text(name + ".weight") + struct.pack("<I", len(dims)) + struct.pack(f"<{len(dims)}Q", *dims) + struct.pack("<IQ", 0, len(data))
+        count = 1
+        for d in dims:
+            count *= d
+        data += struct.pack("<f", 1.0) * count
+    return head + bytes(-len(head) % 32) + data[:-4] + struct.pack("<f", last)
+
+
+class VerifyTest(TinyCase):
     def verify(self, path, target=None):
         done = awq("verify", path, "--json", *(["--target", target] if target else []))
         self.assertIn(done.returncode, (0, 1), done.stderr)
@@ -206,7 +227,7 @@ class VerifyTest(unittest.TestCase):
         for sharded_ in (False, True):
             checkpoint = Checkpoint()
             checkpoint.sharded = sharded_
-            folder = self.folder / f"valid-{sharded_}"
+            folder = self.dir / f"valid-{sharded_}"
             checkpoint.write(folder)
             for target in (None, *TARGETS):
                 result = self.verify(folder, target)
@@ -221,53 +242,49 @@ class VerifyTest(unittest.TestCase):
             with self.subTest(rule=rule, target=target, number=number):
                 checkpoint = Checkpoint()
                 change(checkpoint)
-                folder = self.folder / str(number)
+                folder = self.dir / str(number)
                 checkpoint.write(folder)
                 result = self.verify(folder, target)
                 found = [(f["rule"], f["severity"]) for f in result["findings"]]
                 self.assertIn((rule, severity), found)
 
     def test_every_rule_of_every_target_has_a_case(self):
-        Checkpoint().write(self.folder / "m")
+        Checkpoint().write(self.dir / "m")
         tested = {rule for rule, _, _, _ in CASES}
         for target in TARGETS:
-            for row in self.verify(self.folder / "m", target)["target"]["rules"]:
+            for row in self.verify(self.dir / "m", target)["target"]["rules"]:
                 if row["rule"] != "container":
                     self.assertIn(row["rule"], tested)
 
     def test_a_gguf_file(self):
-        from gguf_file import tiny_gguf
-        path = self.folder / "m.gguf"
-        path.write_bytes(tiny_gguf())
-        self.assertTrue(self.verify(path)["ok"])
+        path = self.dir / "m.gguf"
+        path.write_bytes(gguf())
+        self.assertEqual(self.verify(path)["findings"], [])
         self.assertEqual([f["rule"] for f in self.verify(path, "vllm")["findings"]], ["container"])
-        path.write_bytes(tiny_gguf()[:-40])
+        path.write_bytes(gguf()[:-4])
         self.assertEqual([f["rule"] for f in self.verify(path)["findings"]], ["open"])
+        path.write_bytes(gguf(float("inf")))
+        self.assertEqual([f["rule"] for f in self.verify(path)["findings"]], ["nonfinite"])
 
     def test_damage_anywhere(self):
         """Bits and lengths at random places of all files of an output (tests/full/verify_flips.py makes 10,000)."""
-        from flips import check_flips
-        model, out = self.folder / "model", self.folder / "out"
-        tiny_model(model)
-        text = self.folder / "text.txt"
-        text.write_text(long_text())
-        done = awq("quantize", model, "-o", out, "--calib", text, "--samples", "4", "--no-check", "--quiet")
-        self.assertEqual(done.returncode, 0, done.stderr)
+        out = self.dir / "out"
+        self.quantize(write_model(self.dir / "model", llama_config()), out, "--no-check", "--group-size", 32)
         self.assertTrue(self.verify(out, "vllm")["ok"])
-        self.assertEqual(check_flips(AWQ, out, 60, seed=1), [])
+        self.assertEqual(check_flips(AWQ, out, 100, seed=1), [])
         (out / "notes.txt").write_text("x")
         self.assertTrue(self.verify(out)["ok"])
         (out / "more.py").write_text("x")
         self.assertFalse(self.verify(out)["ok"])
 
     def test_words(self):
-        Checkpoint().write(self.folder / "m")
-        done = awq("verify", self.folder / "m", "--target", "vllm")
+        Checkpoint().write(self.dir / "m")
+        done = awq("verify", self.dir / "m", "--target", "vllm")
         self.assertEqual(done.returncode, 0)
         self.assertIn("no error", done.stdout)
         self.assertIn("vLLM 0.33: rule check, not run", done.stdout)
-        self.assertEqual(awq("verify", self.folder / "m", "--target", "vlm").returncode, 2)
-        self.assertEqual(awq("verify", self.folder / "none").returncode, 1)
+        self.assertEqual(awq("verify", self.dir / "m", "--target", "vlm").returncode, 2)
+        self.assertEqual(awq("verify", self.dir / "none").returncode, 1)
 
 
 if __name__ == "__main__":

@@ -131,6 +131,8 @@ TEST(Gguf, SaysWhatItDoesNotSupport) {
   v.merges[3] = "nospace";
   expect_error(Code::kBadFile, {"tokenizer.ggml.merges[3]", "'nospace'"}, load(v));
   v = good;
+  v.merges[3] = "a \xff";
+  expect_error(Code::kBadFile, {"tokenizer.ggml.merges[3]", "expected UTF-8"}, load(v));
   v.merges[3] = "a 中";
   expect_error(Code::kBadFile, {"merge 3", "'中'"}, load(v));
   v = good;
