@@ -42,6 +42,9 @@ std::optional<GgufVocab> gguf_vocab(const GgufFile& gguf) {
   v.add_eos = gguf.boolean("tokenizer.ggml.add_eos_token");
   v.add_space_prefix = gguf.boolean("tokenizer.ggml.add_space_prefix");
   v.chat_template = gguf.text("tokenizer.chat_template").value_or("");
+  for (const std::string& name : gguf.texts("tokenizer.chat_templates"))
+    if (const auto text = gguf.text("tokenizer.chat_template." + name))
+      v.named_templates.emplace_back(name, *text);
   return v;
 }
 

@@ -51,7 +51,8 @@ void check_utf8(std::string_view text, const std::string& where) {
 bool is_blank(std::string_view text) { return text.find_first_not_of(kSpace) == std::string_view::npos; }
 
 // The "text" of one line of JSON.
-std::string record_text(std::string_view line, const std::string& where, int64_t number) {
+std::string record_text(std::string_view line, const std::string& where, int64_t number,
+                        const ConversationFn& conversation) {
   Json record;
   try {
     record = Json::parse(line);
@@ -60,10 +61,17 @@ std::string record_text(std::string_view line, const std::string& where, int64_t
          "{}: line {}: expected a JSON object {{\"text\": ...}}, got invalid JSON (column {})", where, number,
          error.byte);
   }
-  if (record.is_object() && !record.contains("text") && record.contains("messages"))
-    fail(Code::kUnsupported,
-         "{}: line {}: chat transcripts (\"messages\") are not read yet; expected {{\"text\": ...}}", where,
-         number);
+  if (record.is_object() && !record.contains("text") && record.contains("messages")) {
+    if (!conversation)
+      fail(Code::kUnsupported,
+           "{}: line {}: conversations (\"messages\") are not read here; expected {{\"text\": ...}}", where,
+           number);
+    try {
+      return conversation(std::string(line));
+    } catch (const Error& error) {
+      fail(error.code(), "{}: line {}: {}", where, number, error.what());
+    }
+  }
   if (!record.is_object() || !record.contains("text"))
     fail(Code::kBadFile, "{}: line {}: expected a JSON object {{\"text\": ...}}, got {}", where, number,
          record.is_object() ? "an object without \"text\"" : record.type_name());
@@ -73,7 +81,8 @@ std::string record_text(std::string_view line, const std::string& where, int64_t
   return record["text"].get<std::string>();
 }
 
-std::vector<std::string> json_lines(std::string_view bytes, const std::string& where) {
+std::vector<std::string> json_lines(std::string_view bytes, const std::string& where,
+                                    const ConversationFn& conversation) {
   std::vector<std::string> samples;
   int64_t number = 0;
   for (size_t at = 0; at < bytes.size();) {
@@ -82,7 +91,7 @@ std::vector<std::string> json_lines(std::string_view bytes, const std::string& w
     ++number;
     at = end + 1;
     if (is_blank(line)) continue;
-    if (std::string text = record_text(line, where, number); !text.empty())
+    if (std::string text = record_text(line, where, number, conversation); !text.empty())
       samples.push_back(std::move(text));
   }
   return samples;
@@ -146,7 +155,8 @@ const TextSet& builtin_heldout() {
   return set;
 }
 
-TextSet parse_text(std::string bytes, const std::string& where, const std::string& name, TextFormat format) {
+TextSet parse_text(std::string bytes, const std::string& where, const std::string& name, TextFormat format,
+                   const ConversationFn& conversation) {
   TextSet set{name, sha256_hex(bytes), {}, false};
   check_utf8(bytes, where);
   if (is_blank(bytes))
@@ -157,15 +167,16 @@ TextSet parse_text(std::string bytes, const std::string& where, const std::strin
   if (set.plain)
     set.samples.push_back(std::move(bytes));
   else
-    set.samples = json_lines(bytes, where);
+    set.samples = json_lines(bytes, where, conversation);
   if (set.samples.empty()) fail(Code::kBadFile, "{}: expected text, got only empty records", where);
   return set;
 }
 
-TextSet load_text(const std::string& spec, Builtin builtin) {
+TextSet load_text(const std::string& spec, Builtin builtin, const ConversationFn& conversation) {
   if (spec == "builtin") return builtin == Builtin::kCalibration ? builtin_calibration() : builtin_heldout();
   if (spec == "-")
-    return parse_text(read_standard_input(), "standard input", "standard input", TextFormat::kDetect);
+    return parse_text(read_standard_input(), "standard input", "standard input", TextFormat::kDetect,
+                      conversation);
   const std::filesystem::path path(spec);
   std::error_code error;
   if (std::filesystem::is_directory(path, error))
@@ -176,7 +187,7 @@ TextSet load_text(const std::string& spec, Builtin builtin) {
   const std::string ending = path.extension().string();
   const bool lines = ending == ".jsonl" || ending == ".ndjson" || ending == ".json";
   return parse_text(read_text_file(path), spec, path.filename().string(),
-                    lines ? TextFormat::kJsonLines : TextFormat::kPlain);
+                    lines ? TextFormat::kJsonLines : TextFormat::kPlain, conversation);
 }
 
 std::vector<int32_t> token_stream(const TextSet& text, const Tokenizer& tokenizer) {

@@ -1,6 +1,7 @@
 // Text for calibration and evaluation: the built-in sets, or a file.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,16 +24,22 @@ const TextSet& builtin_heldout();
 
 enum class Builtin : uint8_t { kCalibration, kHeldout };
 
+// Makes text of a conversation, given as its JSON object {"messages": [...]}: conversation_text of
+// text/chat.h.
+using ConversationFn = std::function<std::string(const std::string& record_json)>;
+
 // spec: "builtin" (then `builtin` says which), a path, or "-" for standard input. A path that ends in .jsonl,
-// .ndjson or .json holds one {"text": ...} per line; any other file is one text as it stands. Standard input
-// is taken for JSON lines when its first line is such an object. Errors, in one line that names the file and
-// the line or byte: kNotFound, kIo; kBadFile (not UTF-8, not such JSON, no text at all); kUnsupported (chat
-// transcripts, {"messages": ...}).
-TextSet load_text(const std::string& spec, Builtin builtin = Builtin::kCalibration);
+// .ndjson or .json holds one {"text": ...} or {"messages": [...]} per line; any other file is one text as it
+// stands. Standard input is taken for JSON lines when its first line is such an object. Errors, in one line
+// that names the file and the line or byte: kNotFound, kIo; kBadFile (not UTF-8, not such JSON, no text at
+// all); kUnsupported (conversations, where `conversation` is empty).
+TextSet load_text(const std::string& spec, Builtin builtin = Builtin::kCalibration,
+                  const ConversationFn& conversation = {});
 
 enum class TextFormat : uint8_t { kPlain, kJsonLines, kDetect };
 // The same for bytes at hand; `where` names them in errors, `name` in the result.
-TextSet parse_text(std::string bytes, const std::string& where, const std::string& name, TextFormat format);
+TextSet parse_text(std::string bytes, const std::string& where, const std::string& name, TextFormat format,
+                   const ConversationFn& conversation = {});
 
 // The samples' tokens in order, nothing between them and no BOS.
 std::vector<int32_t> token_stream(const TextSet& text, const Tokenizer& tokenizer);

@@ -20,8 +20,10 @@ ChatTemplate::~ChatTemplate() = default;
 
 std::shared_ptr<const ChatTemplate> ChatTemplate::parse(std::string_view source, const std::string& where) {
   if (source.size() > kMaxSource)
-    fail(Code::kBadFile, "{}: expected a template of at most {} bytes, got {}", where, kMaxSource, source.size());
-  if (!is_valid_utf8(source)) fail(Code::kBadFile, "{}: expected a template in UTF-8, got other bytes", where);
+    fail(Code::kBadFile, "{}: expected a template of at most {} bytes, got {}", where, kMaxSource,
+         source.size());
+  if (!is_valid_utf8(source))
+    fail(Code::kBadFile, "{}: expected a template in UTF-8, got other bytes", where);
   try {
     return std::shared_ptr<const ChatTemplate>(new ChatTemplate(chat_template::parse_program(source, where)));
   } catch (const chat_template::SyntaxFailure& failure) {

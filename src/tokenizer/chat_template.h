@@ -19,7 +19,7 @@ namespace awq {
 
 // What one rendering may use. A real conversation needs about a hundred steps per message.
 struct TemplateLimits {
-  int64_t steps = 20'000'000;        // nodes evaluated, items visited, and one for each 64 bytes copied
+  int64_t steps = 10'000'000;        // nodes evaluated, items visited, and one for each 64 bytes copied
   int depth = 600;                   // nested evaluations: expressions, blocks and macro calls together
   int64_t output_bytes = 64 << 20;   // length of the result
   int64_t memory_bytes = 256 << 20;  // values alive at one time, the context's included

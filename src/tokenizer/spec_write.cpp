@@ -151,6 +151,14 @@ std::string tokenizer_config_json(const TokenizerSpec& spec, const GgufVocab& vo
   name("pad_token", vocab.pad);
   config["tokenizer_class"] = "PreTrainedTokenizerFast";
   name("unk_token", vocab.unk);
+  if (!vocab.named_templates.empty()) {  // several: the one form that every version of transformers reads
+    Json templates = Json::array();
+    if (!vocab.chat_template.empty())
+      templates.push_back({{"name", "default"}, {"template", vocab.chat_template}});
+    for (const auto& [title, source] : vocab.named_templates)
+      templates.push_back({{"name", title}, {"template", source}});
+    config["chat_template"] = std::move(templates);
+  }
   return config.dump(2) + "\n";
 }
 
@@ -182,7 +190,7 @@ TokenizerFiles tokenizer_files_from_gguf(const GgufVocab& vocab, int64_t context
                                          const std::string& where) {
   const TokenizerSpec spec = spec_from_gguf(vocab, where);
   return {write_tokenizer_json(spec), tokenizer_config_json(spec, vocab, context_length),
-          vocab.chat_template};
+          vocab.named_templates.empty() ? vocab.chat_template : std::string()};
 }
 
 }  // namespace awq

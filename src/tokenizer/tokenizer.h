@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace awq {
@@ -24,6 +25,7 @@ struct GgufVocab {
   std::optional<int32_t> bos, eos, eot, unk, pad;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
   std::string chat_template;
+  std::vector<std::pair<std::string, std::string>> named_templates;  // name -> template, beside the default one
 };
 
 class Tokenizer {
@@ -48,7 +50,7 @@ class Tokenizer {
 };
 
 // The files transformers' AutoTokenizer needs, made from a GGUF vocabulary: tokenizer.json, tokenizer_config.json and,
-// when there is one, chat_template.jinja. Encoding with the result equals Tokenizer::from_gguf.
+// when there is one, chat_template.jinja; several templates stand in tokenizer_config.json by name. Encoding with the result equals Tokenizer::from_gguf.
 struct TokenizerFiles {
   std::string tokenizer_json, tokenizer_config_json, chat_template_jinja;
 };

@@ -1,5 +1,6 @@
-// Renders chat templates for the comparison with jinja2 (tests/full/templates.py): one JSON object per line of standard
-// input, {"template": ..., "context": {...}, "now": seconds}, gives one line {"text": ...} or {"error": ...}.
+// Renders chat templates for the comparison with jinja2 (tests/full/templates.py): one JSON object per line
+// of standard input, {"template": ..., "context": {...}, "now": seconds}, gives one line {"text": ...} or
+// {"error": ...}.
 #include <iostream>
 #include <nlohmann/json.hpp>
 

@@ -25,13 +25,20 @@ Value no_attribute(const Value& object, std::string_view name) {
 
 bool has_method(const Value& object, std::string_view name) {
   switch (object.kind()) {
-    case Kind::kString: return has_string_method(name);
-    case Kind::kDict: return one_of(name, {"get", "keys", "values", "items", "copy"});
-    case Kind::kList: return one_of(name, {"index", "count", "copy"});
-    case Kind::kTuple: return one_of(name, {"index", "count"});
-    case Kind::kCycler: return one_of(name, {"next", "reset"});
-    case Kind::kLoop: return one_of(name, {"cycle", "changed"});
-    default: return false;
+    case Kind::kString:
+      return has_string_method(name);
+    case Kind::kDict:
+      return one_of(name, {"get", "keys", "values", "items", "copy"});
+    case Kind::kList:
+      return one_of(name, {"index", "count", "copy"});
+    case Kind::kTuple:
+      return one_of(name, {"index", "count"});
+    case Kind::kCycler:
+      return one_of(name, {"next", "reset"});
+    case Kind::kLoop:
+      return one_of(name, {"cycle", "changed"});
+    default:
+      return false;
   }
 }
 
@@ -47,7 +54,8 @@ bool is_mutator(const Value& object, std::string_view name) {
 // What getattr(object, name) finds.
 std::optional<Value> Renderer::member(const Value& object, const std::string& name) {
   if (is_mutator(object, name))
-    return Value::unsafe(fmt::format("access to attribute '{}' of '{}' object is unsafe.", name, type_name(object)));
+    return Value::unsafe(
+        fmt::format("access to attribute '{}' of '{}' object is unsafe.", name, type_name(object)));
   if (has_method(object, name)) {
     auto method = std::make_shared<MethodObject>();
     method->charge(&heap_, 128);
@@ -74,7 +82,8 @@ std::optional<Value> Renderer::member(const Value& object, const std::string& na
     case Kind::kMacro:
       if (name == "name") return string(object.as<MacroObject>().macro->name);
       return std::nullopt;
-    default: return std::nullopt;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -102,9 +111,11 @@ Value Renderer::item(const Value& object, const Value& key) {
         return Value::integer(object.as<RangeObject>().start + index * object.as<RangeObject>().step);
       if (!object.is_string()) return object.as<ListObject>().items[static_cast<size_t>(index)];
       const std::string_view text = object.text();
-      if (static_cast<size_t>(length) == text.size()) return string(std::string(1, text[static_cast<size_t>(index)]));
+      const bool markup = object.as<StringObject>().markup;
+      if (static_cast<size_t>(length) == text.size())
+        return make_string(heap_, std::string(1, text[static_cast<size_t>(index)]), markup);
       heap_.copy(text.size());
-      return string(std::string(substring(text, index, index + 1)));
+      return make_string(heap_, std::string(substring(text, index, index + 1)), markup);
     }
   }
   if (!key.is_string())
@@ -162,7 +173,8 @@ Value Renderer::loop_attribute(LoopObject& loop, const std::string& name) {
   if (name == "revindex0") return Value::integer(loop_length(loop) - index);
   if (name == "depth") return Value::integer(loop.depth0 + 1);
   if (name == "depth0") return Value::integer(loop.depth0);
-  if (name == "previtem") return loop.index0 <= 0 ? Value::undefined("there is no previous item") : loop.previous;
+  if (name == "previtem")
+    return loop.index0 <= 0 ? Value::undefined("there is no previous item") : loop.previous;
   if (name == "nextitem") {
     const Value next = peek(loop);
     return next.is(Kind::kMissing) ? Value::undefined("there is no next item") : next;

@@ -36,23 +36,38 @@ struct Argument {
 
 struct Expr {
   enum class Kind : uint8_t {
-    kConst, kName, kList, kTuple, kDict, kAttribute, kItem, kSlice, kCall, kFilter, kTest, kNot, kNegate, kPlus,
-    kBinary, kConcat, kCompare, kAnd, kOr, kCondition
+    kConst,
+    kName,
+    kList,
+    kTuple,
+    kDict,
+    kAttribute,
+    kItem,
+    kSlice,
+    kCall,
+    kFilter,
+    kTest,
+    kNot,
+    kNegate,
+    kPlus,
+    kBinary,
+    kConcat,
+    kCompare,
+    kAnd,
+    kOr,
+    kCondition
   } kind = Kind::kConst;
   int line = 0, height = 1;
-  Value value;                  // kConst
-  std::string name;             // of a variable, attribute, filter, test or operator
-  Ref ref;                      // kName
-  int op = 0;                   // kBinary: an Op; kFilter, kTest: an index of the table of them, -1: unknown
-  std::vector<ExprPtr> parts;   // operands; kSlice: the bounds, null when left out; kDict: key, value, ...
-  std::vector<int> ops;         // kCompare: an Op for each operand but the first
-  std::vector<Argument> args;   // kCall, kFilter, kTest
+  Value value;                 // kConst
+  std::string name;            // of a variable, attribute, filter, test or operator
+  Ref ref;                     // kName
+  int op = 0;                  // kBinary: an Op; kFilter, kTest: an index of the table of them, -1: unknown
+  std::vector<ExprPtr> parts;  // operands; kSlice: the bounds, null when left out; kDict: key, value, ...
+  std::vector<int> ops;        // kCompare: an Op for each operand but the first
+  std::vector<Argument> args;  // kCall, kFilter, kTest
 };
 
-enum Op : int {
-  kAdd, kSub, kMul, kDiv, kFloorDiv, kMod, kPow,
-  kEq, kNe, kLt, kLe, kGt, kGe, kIn, kNotIn
-};
+enum Op : int { kAdd, kSub, kMul, kDiv, kFloorDiv, kMod, kPow, kEq, kNe, kLt, kLe, kGt, kGe, kIn, kNotIn };
 
 struct Stmt;
 using Body = std::vector<std::unique_ptr<Stmt>>;
@@ -73,21 +88,32 @@ struct Parameter {
 
 struct Stmt {
   enum class Kind : uint8_t {
-    kText, kOutput, kIf, kFor, kSet, kSetBlock, kMacro, kCallBlock, kFilterBlock, kWith, kGeneration, kBreak,
+    kText,
+    kOutput,
+    kIf,
+    kFor,
+    kSet,
+    kSetBlock,
+    kMacro,
+    kCallBlock,
+    kFilterBlock,
+    kWith,
+    kGeneration,
+    kBreak,
     kContinue
   } kind = Kind::kText;
   int line = 0, height = 1;
-  Value text;                       // kText
-  std::vector<ExprPtr> exprs;       // kOutput; kIf: the conditions; kWith: the values
-  std::vector<Body> bodies;         // kIf: one for each condition, the last for else; others: [0]
-  ExprPtr expr;                     // kFor: what is iterated; kSet: value; kCallBlock: call; blocks: the filter
-  ExprPtr test;                     // kFor: if
-  Target target;                    // kFor, kSet, kSetBlock, kMacro
-  std::vector<Target> targets;      // kWith
+  Value text;                   // kText
+  std::vector<ExprPtr> exprs;   // kOutput; kIf: the conditions; kWith: the values
+  std::vector<Body> bodies;     // kIf: one for each condition, the last for else; others: [0]
+  ExprPtr expr;                 // kFor: what is iterated; kSet: value; kCallBlock: call; blocks: the filter
+  ExprPtr test;                 // kFor: if
+  Target target;                // kFor, kSet, kSetBlock, kMacro
+  std::vector<Target> targets;  // kWith
   Scope scope, else_scope, test_scope;
-  bool recursive = false;           // kFor
-  bool reads_loop = false;          // kFor: `loop` is wanted
-  std::string name;                 // kMacro
+  bool recursive = false;   // kFor
+  bool reads_loop = false;  // kFor: `loop` is wanted
+  std::string name;         // kMacro
   std::vector<Parameter> parameters;
   bool takes_caller = false, takes_kwargs = false, takes_varargs = false;  // what its body reads
   bool explicit_caller = false;  // `caller` is one of the parameters

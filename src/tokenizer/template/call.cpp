@@ -32,7 +32,8 @@ std::optional<int64_t> Signature::integer(const char* name) {
   const Value* v = next(name);
   if (!v || v->is(Kind::kNone)) return std::nullopt;
   require_defined(*v);
-  if (!v->is_integral()) refuse("{}(): expected an integer for '{}', got '{}'", function_, name, type_name(*v));
+  if (!v->is_integral())
+    refuse("{}(): expected an integer for '{}', got '{}'", function_, name, type_name(*v));
   return v->as_int();
 }
 
@@ -61,20 +62,24 @@ Value Renderer::call(const Value& callee, Arguments given) {
   heap_.step();
   require_defined(callee);
   switch (callee.kind()) {
-    case Kind::kMacro: return call_macro(callee.as<MacroObject>(), std::move(given));
-    case Kind::kFunction: return call_function(callee.as<FunctionObject>().function, given);
+    case Kind::kMacro:
+      return call_macro(callee.as<MacroObject>(), std::move(given));
+    case Kind::kFunction:
+      return call_function(callee.as<FunctionObject>().function, given);
     case Kind::kMethod: {
       const auto& method = callee.as<MethodObject>();
       if (method.self.is_string()) return call_string_method(*this, method.self, method.name, given);
       return call_method(method.self, method.name, given);
     }
-    case Kind::kLoop: return call_loop(callee.as<LoopObject>(), given);
+    case Kind::kLoop:
+      return call_loop(callee.as<LoopObject>(), given);
     case Kind::kJoiner: {
       auto& joiner = callee.as<JoinerObject>();
       const bool first = !std::exchange(joiner.used, true);
       return string(first ? std::string() : joiner.separator);
     }
-    default: refuse("'{}' object is not callable", type_name(callee));
+    default:
+      refuse("'{}' object is not callable", type_name(callee));
   }
 }
 
@@ -82,7 +87,8 @@ namespace {
 
 // Takes the named argument out, as Python's kwargs.pop(name) does.
 std::optional<Value> take(Arguments& given, std::string_view name) {
-  const auto it = std::find_if(given.named.begin(), given.named.end(), [&](const auto& a) { return a.first == name; });
+  const auto it =
+      std::find_if(given.named.begin(), given.named.end(), [&](const auto& a) { return a.first == name; });
   if (it == given.named.end()) return std::nullopt;
   Value v = std::move(it->second);
   given.named.erase(it);
@@ -91,7 +97,8 @@ std::optional<Value> take(Arguments& given, std::string_view name) {
 
 }  // namespace
 
-// jinja2's Macro.__call__: positional arguments, then named ones, then defaults, which see the parameters before them.
+// jinja2's Macro.__call__: positional arguments, then named ones, then defaults, which see the parameters
+// before them.
 void Renderer::bind(const Stmt& macro, Frame& frame, Arguments& given) {
   const auto slot_of = [&](int index) -> Value& { return frame.slots[static_cast<size_t>(index)]; };
   bool caller_found = macro.explicit_caller && given.positional.size() >= macro.parameters.size();
@@ -163,7 +170,8 @@ void add_members(Renderer& r, DictObject& out, const Value& source) {
 }
 
 void fill_dict(Renderer& r, const char* name, DictObject& out, const Arguments& given) {
-  if (given.positional.size() > 1) refuse("{} expected at most 1 argument, got {}", name, given.positional.size());
+  if (given.positional.size() > 1)
+    refuse("{} expected at most 1 argument, got {}", name, given.positional.size());
   if (!given.positional.empty()) add_members(r, out, given.positional[0]);
   for (const auto& [key, value] : given.named) out.set(r.heap(), r.string(key), value);
 }
@@ -185,7 +193,8 @@ Value make_range_of(Renderer& r, const Arguments& given) {
 
 Value Renderer::call_function(Global function, const Arguments& given) {
   switch (function) {
-    case Global::kRange: return make_range_of(*this, given);
+    case Global::kRange:
+      return make_range_of(*this, given);
     case Global::kDict: {
       auto out = new_dict(heap_);
       fill_dict(*this, "dict", *out, given);
@@ -262,9 +271,12 @@ Value call_list_method(Renderer& r, const Value& self, const std::string& name, 
   const int64_t length = length_of(self);
   if (name == "count") {
     signature.done();
-    return Value::integer(std::count_if(items.begin(), items.end(), [&](const Value& v) { return equal(r.heap(), v, wanted); }));
+    return Value::integer(std::count_if(items.begin(), items.end(),
+                                        [&](const Value& v) { return equal(r.heap(), v, wanted); }));
   }
-  const auto clamp = [&](int64_t i) { return std::min(std::max<int64_t>(python_index(i, length), 0), length); };
+  const auto clamp = [&](int64_t i) {
+    return std::min(std::max<int64_t>(python_index(i, length), 0), length);
+  };
   const int64_t begin = clamp(signature.integer("start").value_or(0));
   const int64_t end = clamp(signature.integer("stop").value_or(length));
   signature.done();
@@ -277,9 +289,11 @@ Value call_list_method(Renderer& r, const Value& self, const std::string& name, 
 
 Value Renderer::call_method(const Value& self, const std::string& name, const Arguments& given) {
   switch (self.kind()) {
-    case Kind::kDict: return call_dict_method(*this, self, name, given);
+    case Kind::kDict:
+      return call_dict_method(*this, self, name, given);
     case Kind::kList:
-    case Kind::kTuple: return call_list_method(*this, self, name, given);
+    case Kind::kTuple:
+      return call_list_method(*this, self, name, given);
     case Kind::kCycler: {
       auto& cycler = self.as<CyclerObject>();
       if (name == "reset") {

@@ -19,14 +19,22 @@ Value Renderer::eval(const Expr& e) {
   heap_.step();
   line_ = e.line;
   switch (e.kind) {
-    case Expr::Kind::kConst: return e.value;
-    case Expr::Kind::kName: return name(e);
-    case Expr::Kind::kList: return make_list(heap_, all(e.parts));
-    case Expr::Kind::kTuple: return make_tuple(heap_, all(e.parts));
-    case Expr::Kind::kDict: return dict(e);
-    case Expr::Kind::kAttribute: return attribute(eval(*e.parts[0]), e.name);
-    case Expr::Kind::kItem: return item_or_slice(e);
-    case Expr::Kind::kSlice: refuse("slices cannot be combined with other subscripts");
+    case Expr::Kind::kConst:
+      return e.value;
+    case Expr::Kind::kName:
+      return name(e);
+    case Expr::Kind::kList:
+      return make_list(heap_, all(e.parts));
+    case Expr::Kind::kTuple:
+      return make_tuple(heap_, all(e.parts));
+    case Expr::Kind::kDict:
+      return dict(e);
+    case Expr::Kind::kAttribute:
+      return attribute(eval(*e.parts[0]), e.name);
+    case Expr::Kind::kItem:
+      return item_or_slice(e);
+    case Expr::Kind::kSlice:
+      refuse("slices cannot be combined with other subscripts");
     case Expr::Kind::kCall: {
       const Value callee = eval(*e.parts[0]);
       Arguments given = arguments(e.args);
@@ -43,7 +51,8 @@ Value Renderer::eval(const Expr& e) {
       const Value value = eval(*e.parts[0]);
       return Value::boolean(test(e.op, e.name, value, arguments(e.args)));
     }
-    case Expr::Kind::kNot: return Value::boolean(!truth(eval(*e.parts[0])));
+    case Expr::Kind::kNot:
+      return Value::boolean(!truth(eval(*e.parts[0])));
     case Expr::Kind::kNegate:
     case Expr::Kind::kPlus: {
       const Value v = eval(*e.parts[0]);
@@ -56,8 +65,10 @@ Value Renderer::eval(const Expr& e) {
       line_ = e.line;
       return binary(e.op, a, b);
     }
-    case Expr::Kind::kConcat: return concatenation(e);
-    case Expr::Kind::kCompare: return comparison(e);
+    case Expr::Kind::kConcat:
+      return concatenation(e);
+    case Expr::Kind::kCompare:
+      return comparison(e);
     case Expr::Kind::kAnd: {
       Value a = eval(*e.parts[0]);
       return truth(a) ? eval(*e.parts[1]) : a;
@@ -93,7 +104,8 @@ Value Renderer::concatenation(const Expr& e) {
   std::string out;
   for (const auto& part : e.parts) {
     const Value v = eval(*part);
-    heap_.afford(static_cast<int64_t>(out.size()) + (v.is_string() ? static_cast<int64_t>(v.text().size()) : 0));
+    heap_.afford(static_cast<int64_t>(out.size()) +
+                 (v.is_string() ? static_cast<int64_t>(v.text().size()) : 0));
     if (v.is_string())
       out += v.text();
     else
@@ -115,10 +127,14 @@ Value Renderer::comparison(const Expr& e) {
 
 bool Renderer::compare(int op, const Value& a, const Value& b) {
   switch (op) {
-    case kEq: return equal(heap_, a, b);
-    case kNe: return !equal(heap_, a, b);
-    case kLt: return chat_template::compare(heap_, a, b) == -1;
-    case kGt: return chat_template::compare(heap_, a, b) == 1;
+    case kEq:
+      return equal(heap_, a, b);
+    case kNe:
+      return !equal(heap_, a, b);
+    case kLt:
+      return chat_template::compare(heap_, a, b) == -1;
+    case kGt:
+      return chat_template::compare(heap_, a, b) == 1;
     case kLe: {
       const int order = chat_template::compare(heap_, a, b);
       return order == -1 || order == 0;
@@ -127,8 +143,10 @@ bool Renderer::compare(int op, const Value& a, const Value& b) {
       const int order = chat_template::compare(heap_, a, b);
       return order == 1 || order == 0;
     }
-    case kIn: return contains(heap_, b, a);
-    default: return !contains(heap_, b, a);
+    case kIn:
+      return contains(heap_, b, a);
+    default:
+      return !contains(heap_, b, a);
   }
 }
 
@@ -141,8 +159,12 @@ Arguments Renderer::arguments(const std::vector<Argument>& args) {
   for (const Argument& arg : args) {
     Value v = eval(*arg.value);
     switch (arg.kind) {
-      case Argument::Kind::kPositional: out.positional.push_back(std::move(v)); break;
-      case Argument::Kind::kNamed: add_named(arg.name, std::move(v)); break;
+      case Argument::Kind::kPositional:
+        out.positional.push_back(std::move(v));
+        break;
+      case Argument::Kind::kNamed:
+        add_named(arg.name, std::move(v));
+        break;
       case Argument::Kind::kStar:
         require_defined(v);
         for (Value& item : items_of(heap_, v)) out.positional.push_back(std::move(item));
@@ -263,15 +285,19 @@ Value integer_arithmetic(int op, int64_t a, int64_t b) {
       if (b >= 0) return Value::integer(power(a, b));
       if (a == 0) refuse("0.0 cannot be raised to a negative power");
       return Value::real(std::pow(static_cast<double>(a), static_cast<double>(b)));
-    default: return integer_division(op, a, b);
+    default:
+      return integer_division(op, a, b);
   }
 }
 
 Value real_arithmetic(int op, double a, double b) {
   switch (op) {
-    case kAdd: return Value::real(a + b);
-    case kSub: return Value::real(a - b);
-    case kMul: return Value::real(a * b);
+    case kAdd:
+      return Value::real(a + b);
+    case kSub:
+      return Value::real(a - b);
+    case kMul:
+      return Value::real(a * b);
     case kDiv:
       if (b == 0) refuse("float division by zero");
       return Value::real(a / b);
@@ -282,7 +308,8 @@ Value real_arithmetic(int op, double a, double b) {
       if (std::isinf(r) && !std::isinf(a) && !std::isinf(b)) refuse("(34, 'Numerical result out of range')");
       return Value::real(r);
     }
-    default: return real_division(op, a, b);
+    default:
+      return real_division(op, a, b);
   }
 }
 
@@ -291,7 +318,8 @@ constexpr const char* kOpNames[] = {"+", "-", "*", "/", "//", "%", "** or pow()"
 Value repeat(Heap& heap, const Value& sequence, int64_t times) {
   times = std::max<int64_t>(times, 0);
   const bool is_string = sequence.is_string();
-  const auto unit = static_cast<int64_t>(is_string ? sequence.text().size() : sequence.as<ListObject>().items.size() * sizeof(Value));
+  const auto unit = static_cast<int64_t>(is_string ? sequence.text().size()
+                                                   : sequence.as<ListObject>().items.size() * sizeof(Value));
   int64_t bytes = 0;
   if (__builtin_mul_overflow(unit, times, &bytes)) bytes = INT64_MAX;
   heap.afford(bytes);

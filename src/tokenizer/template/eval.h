@@ -25,11 +25,12 @@ struct Arguments {
   const Value* find(std::string_view name) const;
 };
 
-// Takes a function's arguments one after the other, by position or by name, as Python would; refuses what is left.
+// Takes a function's arguments one after the other, by position or by name, as Python would; refuses what is
+// left.
 class Signature {
  public:
   Signature(const char* function, const Arguments& arguments) : function_(function), arguments_(arguments) {}
-  const Value* next(const char* name);            // null: not given
+  const Value* next(const char* name);  // null: not given
   const Value& required(const char* name);
   std::optional<int64_t> integer(const char* name);  // None counts as not given
   std::optional<std::string_view> string(const char* name);
@@ -51,14 +52,15 @@ struct LoopObject : Object {
   const Stmt* loop = nullptr;
   Frame* home = nullptr;
   bool running = true;
+  bool completed = false;  // the body was run to its end once: jinja2 takes {% else %} when it never was
   int depth0 = 0;
   int64_t index0 = -1;
   Value iterable;
-  // What is still to come, before the loop's test: the iterable's items from `at` on, `source` where the iterable
-  // is neither a list nor an iterator.
+  // What is still to come, before the loop's test: the iterable's items from `at` on, `source` where the
+  // iterable is neither a list nor an iterator.
   Values source;
   size_t at = 0;
-  bool tested = false;  // what is to come has passed the test already
+  bool tested = false;                 // what is to come has passed the test already
   Value previous, current, following;  // kMissing: none (yet)
   std::optional<Values> last_changed;
   std::optional<int64_t> length;
@@ -163,7 +165,8 @@ class Renderer::Deeper {
   explicit Deeper(Renderer& r) : r_(r) {
     if (++r.depth_ > r.heap_.limits().depth) {
       --r.depth_;
-      refuse("the template's budget of {} nested evaluations is used up (endless recursion?)", r.heap_.limits().depth);
+      refuse("the template's budget of {} nested evaluations is used up (endless recursion?)",
+             r.heap_.limits().depth);
     }
   }
   ~Deeper() { --r_.depth_; }

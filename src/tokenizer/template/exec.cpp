@@ -46,9 +46,8 @@ std::string Renderer::render_loop(const Stmt& s, Frame* home, const Value& itera
 
 Value Renderer::resolve(const std::string& name) {
   constexpr std::pair<std::string_view, Global> kGlobals[] = {
-      {"range", Global::kRange},     {"dict", Global::kDict},
-      {"namespace", Global::kNamespace}, {"cycler", Global::kCycler},
-      {"joiner", Global::kJoiner},   {"raise_exception", Global::kRaise},
+      {"range", Global::kRange},          {"dict", Global::kDict},     {"namespace", Global::kNamespace},
+      {"cycler", Global::kCycler},        {"joiner", Global::kJoiner}, {"raise_exception", Global::kRaise},
       {"strftime_now", Global::kStrftime}};
   if (const Value* v = context_.as<DictObject>().find(heap_, name)) return *v;
   for (const auto& [global, function] : kGlobals)
@@ -119,7 +118,9 @@ Renderer::Flow Renderer::statement(const Stmt& s) {
   heap_.step();
   line_ = s.line;
   switch (s.kind) {
-    case Stmt::Kind::kText: write(s.text.text()); break;
+    case Stmt::Kind::kText:
+      write(s.text.text());
+      break;
     case Stmt::Kind::kOutput:
       for (const auto& e : s.exprs) {
         const Value v = eval(*e);
@@ -129,11 +130,16 @@ Renderer::Flow Renderer::statement(const Stmt& s) {
           write(text(v));
       }
       break;
-    case Stmt::Kind::kIf: return branch(s);
-    case Stmt::Kind::kFor: return for_loop(s, frame_, eval(*s.expr), 0);
-    case Stmt::Kind::kSet: assign(s.target, eval(*s.expr)); break;
+    case Stmt::Kind::kIf:
+      return branch(s);
+    case Stmt::Kind::kFor:
+      return for_loop(s, frame_, eval(*s.expr), 0);
+    case Stmt::Kind::kSet:
+      assign(s.target, eval(*s.expr));
+      break;
     case Stmt::Kind::kSetBlock:
-    case Stmt::Kind::kFilterBlock: return filtered_block(s);
+    case Stmt::Kind::kFilterBlock:
+      return filtered_block(s);
     case Stmt::Kind::kMacro: {
       auto macro = std::make_unique<MacroObject>();
       macro->macro = &s;
@@ -141,11 +147,18 @@ Renderer::Flow Renderer::statement(const Stmt& s) {
       assign(s.target, Value::owned(Kind::kMacro, &own(std::move(macro))));
       break;
     }
-    case Stmt::Kind::kCallBlock: call_block(s); break;
-    case Stmt::Kind::kWith: return with(s);
-    case Stmt::Kind::kGeneration: generation(s); break;
-    case Stmt::Kind::kBreak: return Flow::kBreak;
-    case Stmt::Kind::kContinue: return Flow::kContinue;
+    case Stmt::Kind::kCallBlock:
+      call_block(s);
+      break;
+    case Stmt::Kind::kWith:
+      return with(s);
+    case Stmt::Kind::kGeneration:
+      generation(s);
+      break;
+    case Stmt::Kind::kBreak:
+      return Flow::kBreak;
+    case Stmt::Kind::kContinue:
+      return Flow::kContinue;
   }
   return Flow::kNext;
 }
@@ -158,7 +171,9 @@ Renderer::Flow Renderer::branch(const Stmt& s) {
 
 void Renderer::assign(const Target& target, const Value& value) {
   switch (target.kind) {
-    case Target::Kind::kName: slot(target.ref) = value; return;
+    case Target::Kind::kName:
+      slot(target.ref) = value;
+      return;
     case Target::Kind::kMember: {
       const Value& object = slot(target.ref);
       if (!object.is(Kind::kNamespace)) refuse("cannot assign attribute on non-namespace object");
@@ -169,8 +184,9 @@ void Renderer::assign(const Target& target, const Value& value) {
       require_defined(value);
       const Values items = items_of(heap_, value);
       if (items.size() != target.parts.size())
-        refuse("{} values to unpack (expected {}, got {})", items.size() < target.parts.size() ? "not enough" : "too many",
-               target.parts.size(), items.size());
+        refuse("{} values to unpack (expected {}, got {})",
+               items.size() < target.parts.size() ? "not enough" : "too many", target.parts.size(),
+               items.size());
       for (size_t i = 0; i < items.size(); ++i) assign(target.parts[i], items[i]);
     }
   }
@@ -193,7 +209,7 @@ Renderer::Flow Renderer::for_loop(const Stmt& s, Frame* home, const Value& itera
   loop.running = false;
   loop.source = {};
   heap_.shrink(bytes);
-  if (loop.index0 < 0 && !s.bodies[1].empty()) return scoped(s.else_scope, home, s.bodies[1]);
+  if (!loop.completed && !s.bodies[1].empty()) return scoped(s.else_scope, home, s.bodies[1]);
   return flow;
 }
 
@@ -206,6 +222,7 @@ Renderer::Flow Renderer::iterations(const Stmt& s, LoopObject& loop) {
     const Flow flow = body(s.bodies[0]);
     leave(std::exchange(frame_, outer));
     if (flow == Flow::kBreak) break;
+    loop.completed = loop.completed || flow == Flow::kNext;
   }
   return Flow::kNext;
 }

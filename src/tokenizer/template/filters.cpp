@@ -28,7 +28,9 @@ Value changed(Renderer& r, const Value& v, Signature& s, Args) {
 // Each word begins in upper case, where a word follows one of these or white space.
 std::string title_words(std::string_view text) {
   constexpr std::string_view kBreaks = "-({[<";
-  const auto breaks = [&](char32_t c) { return is_space(c) || (c < 0x80 && kBreaks.find(static_cast<char>(c)) != std::string_view::npos); };
+  const auto breaks = [&](char32_t c) {
+    return is_space(c) || (c < 0x80 && kBreaks.find(static_cast<char>(c)) != std::string_view::npos);
+  };
   std::string out;
   for (size_t at = 0; at < text.size();) {
     size_t end = at;
@@ -47,7 +49,9 @@ Value trim(Renderer& r, const Value& v, Signature& s, Args) {
   s.done();
   const Value text = soft_string(r, v);
   r.heap().copy(text.text().size());
-  return make_string(r.heap(), std::string(chars ? strip_chars(text.text(), *chars, Side::kBoth) : strip_space(text.text(), Side::kBoth)),
+  return make_string(r.heap(),
+                     std::string(chars ? strip_chars(text.text(), *chars, Side::kBoth)
+                                       : strip_space(text.text(), Side::kBoth)),
                      text.as<StringObject>().markup);
 }
 
@@ -74,7 +78,8 @@ Value indent(Renderer& r, const Value& v, Signature& s, Args) {
   const std::string with_end = std::string(v.text()) + "\n";
   const auto lines = split_lines(with_end, false);
   r.heap().copy(with_end.size());
-  r.heap().afford(static_cast<int64_t>(with_end.size()) + static_cast<int64_t>(std::min<size_t>(indention.size(), 1 << 30) * lines.size()));
+  r.heap().afford(static_cast<int64_t>(with_end.size()) +
+                  static_cast<int64_t>(std::min<size_t>(indention.size(), 1 << 30) * lines.size()));
   std::string out = first ? indention : "";
   for (size_t i = 0; i < lines.size(); ++i) {
     if (i > 0) out += '\n';
@@ -98,12 +103,11 @@ Value truncate(Renderer& r, const Value& v, Signature& s, Args) {
   const std::string end(s.string("end").value_or("..."));
   const int64_t leeway = s.integer("leeway").value_or(5);
   s.done();
-  require_defined(v);
-  if (!v.is_string()) refuse("truncate: expected a string, got '{}'", type_name(v));
   const int64_t kept = length - count_points(end);
   if (kept < 0) refuse("expected length >= {}, got {}", count_points(end), length);
   if (leeway < 0) refuse("expected leeway >= 0, got {}", leeway);
   if (length_of(v) - leeway <= length) return v;
+  if (!v.is_string()) refuse("truncate: expected a string, got '{}'", type_name(v));
   std::string_view text = substring(v.text(), 0, kept);
   if (!kill_words) text = split_at(text, " ", 1, true)[0];
   return r.string(std::string(text) + end);
@@ -221,7 +225,9 @@ std::optional<int64_t> parse_integer(std::string_view text, int64_t base) {
   text = strip_space(text, Side::kBoth);
   const bool negative = text.starts_with('-');
   if (negative || text.starts_with('+')) text.remove_prefix(1);
-  const auto prefixed = [&](char letter) { return text.size() > 2 && text[0] == '0' && (text[1] | 32) == letter; };
+  const auto prefixed = [&](char letter) {
+    return text.size() > 2 && text[0] == '0' && (text[1] | 32) == letter;
+  };
   for (const auto& [letter, value] : {std::pair('x', 16), std::pair('o', 8), std::pair('b', 2)})
     if (prefixed(letter) && (base == value || base == 0)) {
       text.remove_prefix(2);
@@ -230,7 +236,9 @@ std::optional<int64_t> parse_integer(std::string_view text, int64_t base) {
       break;
     }
   if (base == 0) base = 10;
-  if (text.empty() || text.starts_with('_') || text.ends_with('_') || text.find("__") != std::string_view::npos) return std::nullopt;
+  if (text.empty() || text.starts_with('_') || text.ends_with('_') ||
+      text.find("__") != std::string_view::npos)
+    return std::nullopt;
   std::string digits = negative ? "-" : "";
   for (const char c : text)
     if (std::isalnum(static_cast<unsigned char>(c)))
@@ -247,7 +255,9 @@ std::optional<int64_t> parse_integer(std::string_view text, int64_t base) {
 
 std::optional<double> parse_real(std::string_view text) {
   text = strip_space(text, Side::kBoth);
-  if (text.empty() || text.starts_with('_') || text.ends_with('_') || text.find("__") != std::string_view::npos) return std::nullopt;
+  if (text.empty() || text.starts_with('_') || text.ends_with('_') ||
+      text.find("__") != std::string_view::npos)
+    return std::nullopt;
   std::string digits;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -290,7 +300,9 @@ Value to_real(Renderer&, const Value& v, Signature& s, Args) {
   s.done();
   require_defined(v);
   if (v.is_number()) return Value::real(v.as_real());
-  const auto value = v.is_string() ? parse_real(v.text()) : v.is(Kind::kBigInt) ? parse_real(v.text()) : std::nullopt;
+  const auto value = v.is_string()         ? parse_real(v.text())
+                     : v.is(Kind::kBigInt) ? parse_real(v.text())
+                                           : std::nullopt;
   return value ? Value::real(*value) : fallback ? *fallback : Value::real(0);
 }
 
@@ -317,14 +329,18 @@ Value round_number(Renderer& r, const Value& v, Signature& s, Args) {
   const int64_t precision = s.integer("precision").value_or(0);
   const std::string method(s.string("method").value_or("common"));
   s.done();
-  if (method != "common" && method != "ceil" && method != "floor") refuse("method must be common, ceil or floor");
+  if (method != "common" && method != "ceil" && method != "floor")
+    refuse("method must be common, ceil or floor");
   require_defined(v);
   if (!v.is_number()) refuse("round: expected a number, got '{}'", type_name(v));
-  if (precision > 300 || precision < -300) refuse("round: expected a precision between -300 and 300, got {}", precision);
+  if (precision > 300 || precision < -300)
+    refuse("round: expected a precision between -300 and 300, got {}", precision);
   if (method == "common") {
-    if (v.is_integral()) return precision >= 0 ? Value::integer(v.as_int()) : round_integer(r, v.as_int(), -precision);
+    if (v.is_integral())
+      return precision >= 0 ? Value::integer(v.as_int()) : round_integer(r, v.as_int(), -precision);
     if (!std::isfinite(v.as_real())) return v;
-    if (precision >= 0) return Value::real(std::strtod(fmt::format("{:.{}f}", v.as_real(), precision).c_str(), nullptr));
+    if (precision >= 0)
+      return Value::real(std::strtod(fmt::format("{:.{}f}", v.as_real(), precision).c_str(), nullptr));
     const double unit = std::pow(10.0, static_cast<double>(-precision));
     return Value::real(std::nearbyint(v.as_real() / unit) * unit);
   }

@@ -20,7 +20,8 @@ struct Spec {
 };
 
 int64_t checked_width(int64_t width) {
-  if (width > kMaxWidth) refuse("expected a field of at most {} characters in a format, got {}", kMaxWidth, width);
+  if (width > kMaxWidth)
+    refuse("expected a field of at most {} characters in a format, got {}", kMaxWidth, width);
   return width;
 }
 
@@ -42,11 +43,20 @@ std::string integer_text(const Spec& spec, int64_t v, char type) {
   const uint64_t magnitude = v < 0 ? 0 - static_cast<uint64_t>(v) : static_cast<uint64_t>(v);
   std::string digits;
   switch (type) {
-    case 'x': digits = fmt::format("{:x}", magnitude); break;
-    case 'X': digits = fmt::format("{:X}", magnitude); break;
-    case 'o': digits = fmt::format("{:o}", magnitude); break;
-    case 'b': digits = fmt::format("{:b}", magnitude); break;
-    default: digits = std::to_string(magnitude);
+    case 'x':
+      digits = fmt::format("{:x}", magnitude);
+      break;
+    case 'X':
+      digits = fmt::format("{:X}", magnitude);
+      break;
+    case 'o':
+      digits = fmt::format("{:o}", magnitude);
+      break;
+    case 'b':
+      digits = fmt::format("{:b}", magnitude);
+      break;
+    default:
+      digits = std::to_string(magnitude);
   }
   if (spec.precision > 0 && static_cast<int64_t>(digits.size()) < spec.precision)
     digits.insert(0, static_cast<size_t>(spec.precision) - digits.size(), '0');
@@ -61,11 +71,20 @@ std::string real_text(const Spec& spec, double v, char type) {
   const double a = std::fabs(v);
   std::string digits;
   switch (type) {
-    case 'e': digits = fmt::format("{:.{}e}", a, precision); break;
-    case 'E': digits = fmt::format("{:.{}E}", a, precision); break;
-    case 'g': digits = fmt::format("{:.{}g}", a, std::max(precision, 1)); break;
-    case 'G': digits = fmt::format("{:.{}G}", a, std::max(precision, 1)); break;
-    default: digits = fmt::format("{:.{}f}", a, precision);
+    case 'e':
+      digits = fmt::format("{:.{}e}", a, precision);
+      break;
+    case 'E':
+      digits = fmt::format("{:.{}E}", a, precision);
+      break;
+    case 'g':
+      digits = fmt::format("{:.{}g}", a, std::max(precision, 1));
+      break;
+    case 'G':
+      digits = fmt::format("{:.{}G}", a, std::max(precision, 1));
+      break;
+    default:
+      digits = fmt::format("{:.{}f}", a, precision);
   }
   return signed_text(spec, std::signbit(v), digits);
 }
@@ -93,7 +112,8 @@ double real_of(const Value& v, char type) {
 
 class Percent {
  public:
-  Percent(Renderer& r, std::string_view format, const Value& values) : r_(r), format_(format), values_(values) {}
+  Percent(Renderer& r, std::string_view format, const Value& values)
+      : r_(r), format_(format), values_(values) {}
 
   std::string run() {
     while (at_ < format_.size()) {
@@ -103,7 +123,9 @@ class Percent {
       if (at_ < format_.size()) field();
     }
     const bool tuple = values_.is(Kind::kTuple);
-    const bool unused = tuple ? next_ < values_.as<ListObject>().items.size() : next_ == 0 && !mapped_ && !values_.is(Kind::kDict) && !values_.is(Kind::kList);
+    const bool unused = tuple
+                            ? next_ < values_.as<ListObject>().items.size()
+                            : next_ == 0 && !mapped_ && !values_.is(Kind::kDict) && !values_.is(Kind::kList);
     if (unused) refuse("not all arguments converted during string formatting");
     return std::move(out_);
   }
@@ -210,8 +232,10 @@ class Percent {
       case 'e':
       case 'E':
       case 'g':
-      case 'G': return real_text(spec, real_of(v, type), type);
-      default: refuse("unsupported format character '{}'", type);
+      case 'G':
+        return real_text(spec, real_of(v, type), type);
+      default:
+        refuse("unsupported format character '{}'", type);
     }
   }
 
@@ -263,20 +287,27 @@ std::string formatted(Renderer& r, const Value& v, std::string_view spec_text) {
   if (spec_text.empty()) return r.text(v);
   require_defined(v);
   const Spec spec = parse_spec(spec_text);
-  const bool real_type = spec.type != '\0' && std::string_view("eEfFgG%").find(spec.type) != std::string_view::npos;
-  const bool integer_type = spec.type != '\0' && std::string_view("dxXob").find(spec.type) != std::string_view::npos;
+  const bool real_type =
+      spec.type != '\0' && std::string_view("eEfFgG%").find(spec.type) != std::string_view::npos;
+  const bool integer_type =
+      spec.type != '\0' && std::string_view("dxXob").find(spec.type) != std::string_view::npos;
   std::string text;
+  if (v.is_integral() && spec.precision >= 0 && !real_type)
+    refuse("precision not allowed in integer format specifier");
   if (v.is_integral() && (spec.type == '\0' || integer_type)) {
     text = integer_text(spec, v.as_int(), spec.type ? spec.type : 'd');
   } else if (v.is_number() && real_type) {
     const bool percent = spec.type == '%';
-    text = real_text(spec, percent ? v.as_real() * 100 : v.as_real(), percent ? 'f' : spec.type) + (percent ? "%" : "");
+    text = real_text(spec, percent ? v.as_real() * 100 : v.as_real(), percent ? 'f' : spec.type) +
+           (percent ? "%" : "");
   } else if (v.is(Kind::kFloat) && spec.type == '\0') {
-    text = spec.precision < 0 ? signed_text(spec, std::signbit(v.as_real()), format_real(std::fabs(v.as_real())))
-                              : real_text(spec, v.as_real(), 'g');
+    text = spec.precision < 0
+               ? signed_text(spec, std::signbit(v.as_real()), format_real(std::fabs(v.as_real())))
+               : real_text(spec, v.as_real(), 'g');
   } else if (v.is_string() && (spec.type == '\0' || spec.type == 's')) {
     text = spec.precision < 0 ? std::string(v.text()) : std::string(substring(v.text(), 0, spec.precision));
-    if (spec.align == '=' || spec.sign != '-' || spec.grouping) refuse("format specifier not allowed for a string");
+    if (spec.align == '=' || spec.sign != '-' || spec.grouping)
+      refuse("format specifier not allowed for a string");
     Spec left = spec;
     if (spec.zero && !spec.align) left.fill = "0";
     return place(r.heap(), left, text, false);
@@ -343,7 +374,8 @@ class Braces {
   Value lookup(std::string_view name) {
     size_t at = std::min(name.find_first_of(".["), name.size());
     const std::string_view first = name.substr(0, at);
-    const bool digits = !first.empty() && first.size() < 10 && first.find_first_not_of("0123456789") == std::string_view::npos;
+    const bool digits = !first.empty() && first.size() < 10 &&
+                        first.find_first_not_of("0123456789") == std::string_view::npos;
     Value v;
     if (first.empty() || digits) {
       if (first.empty() ? numbered_ : automatic_ > 0)
@@ -360,12 +392,14 @@ class Braces {
     }
     while (at < name.size()) {
       const bool bracket = name[at] == '[';
-      const size_t end = bracket ? name.find(']', at) : std::min(name.find_first_of(".[", at + 1), name.size());
+      const size_t end =
+          bracket ? name.find(']', at) : std::min(name.find_first_of(".[", at + 1), name.size());
       if (end == std::string_view::npos) refuse("Missing ']' in format string");
       const std::string key(name.substr(at + 1, end - at - 1));
       if (key.empty()) refuse("Empty attribute in format string");
       const bool index = key.size() < 18 && key.find_first_not_of("0123456789") == std::string::npos;
-      v = !bracket ? r_.attribute(v, key) : r_.item(v, index ? Value::integer(std::stoll(key)) : r_.string(key));
+      v = !bracket ? r_.attribute(v, key)
+                   : r_.item(v, index ? Value::integer(std::stoll(key)) : r_.string(key));
       at = end + bracket;
     }
     return v;

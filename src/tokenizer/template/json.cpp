@@ -72,7 +72,8 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
   }
 
   void open() {
-    if (open_.size() >= kMaxDepth) refuse("expected a conversation nested at most {} deep, got more", kMaxDepth);
+    if (open_.size() >= kMaxDepth)
+      refuse("expected a conversation nested at most {} deep, got more", kMaxDepth);
     open_.emplace_back();
   }
 
@@ -101,16 +102,33 @@ class Writer {
   void value(const Value& v) {
     heap_.step();
     switch (v.kind()) {
-      case Kind::kNone: put("null"); break;
-      case Kind::kBool: put(v.as_int() ? "true" : "false"); break;
-      case Kind::kInt: put(std::to_string(v.as_int())); break;
-      case Kind::kBigInt: put(v.text()); break;
-      case Kind::kFloat: put(real(v.as_real())); break;
-      case Kind::kString: string(v.text()); break;
+      case Kind::kNone:
+        put("null");
+        break;
+      case Kind::kBool:
+        put(v.as_int() ? "true" : "false");
+        break;
+      case Kind::kInt:
+        put(std::to_string(v.as_int()));
+        break;
+      case Kind::kBigInt:
+        put(v.text());
+        break;
+      case Kind::kFloat:
+        put(real(v.as_real()));
+        break;
+      case Kind::kString:
+        string(v.text());
+        break;
       case Kind::kList:
-      case Kind::kTuple: list(v.as<ListObject>().items); break;
-      case Kind::kDict: dict(v.as<DictObject>()); break;
-      default: refuse("Object of type {} is not JSON serializable", type_name(v));
+      case Kind::kTuple:
+        list(v.as<ListObject>().items);
+        break;
+      case Kind::kDict:
+        dict(v.as<DictObject>());
+        break;
+      default:
+        refuse("Object of type {} is not JSON serializable", type_name(v));
     }
   }
 
@@ -135,7 +153,8 @@ class Writer {
       const size_t begin = at;
       const char32_t c = next_code_point(text, at);
       constexpr std::string_view kFrom = "\"\\\b\f\n\r\t", kTo = "\"\\bfnrt";
-      if (const size_t known = c < 0x80 ? kFrom.find(static_cast<char>(c)) : std::string_view::npos; known != std::string_view::npos)
+      if (const size_t known = c < 0x80 ? kFrom.find(static_cast<char>(c)) : std::string_view::npos;
+          known != std::string_view::npos)
         quoted += '\\', quoted += kTo[known];
       else if (c < 0x20 || (style_.ensure_ascii && c >= 0x7f && c < 0x10000 && c != 0x7f))
         quoted += fmt::format("\\u{:04x}", static_cast<uint32_t>(c));
@@ -176,12 +195,18 @@ class Writer {
 
   std::string key(const Value& k) {
     switch (k.kind()) {
-      case Kind::kString: return std::string(k.text());
-      case Kind::kNone: return "null";
-      case Kind::kBool: return k.as_int() ? "true" : "false";
-      case Kind::kInt: return std::to_string(k.as_int());
-      case Kind::kFloat: return real(k.as_real());
-      default: refuse("keys must be str, int, float, bool or None, not {}", type_name(k));
+      case Kind::kString:
+        return std::string(k.text());
+      case Kind::kNone:
+        return "null";
+      case Kind::kBool:
+        return k.as_int() ? "true" : "false";
+      case Kind::kInt:
+        return std::to_string(k.as_int());
+      case Kind::kFloat:
+        return real(k.as_real());
+      default:
+        refuse("keys must be str, int, float, bool or None, not {}", type_name(k));
     }
   }
 
@@ -189,8 +214,9 @@ class Writer {
     std::vector<const std::pair<Value, Value>*> entries;
     for (const auto& entry : d.entries) entries.push_back(&entry);
     if (style_.sort_keys)
-      std::stable_sort(entries.begin(), entries.end(),
-                       [this](const auto* a, const auto* b) { return compare(heap_, a->first, b->first) == -1; });
+      std::stable_sort(entries.begin(), entries.end(), [this](const auto* a, const auto* b) {
+        return compare(heap_, a->first, b->first) == -1;
+      });
     group('{', entries, '}', [this](const auto* entry) {
       string(key(entry->first));
       put(style_.key_separator);
@@ -211,7 +237,8 @@ Value parse_context(Heap& heap, std::string_view json) {
   Reader reader(heap);
   nlohmann::json::sax_parse(json.begin(), json.end(), &reader);
   Value context = reader.take();
-  if (!context.is(Kind::kDict)) refuse("expected the conversation as a JSON object, got '{}'", type_name(context));
+  if (!context.is(Kind::kDict))
+    refuse("expected the conversation as a JSON object, got '{}'", type_name(context));
   return context;
 }
 

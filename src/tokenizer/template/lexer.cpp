@@ -111,7 +111,8 @@ class Lexer {
   void comment() {
     const size_t end = source_.find("#}", at_);
     if (end == std::string::npos) fail_here("a comment {# is not closed by #}");
-    const char sign = end > at_ && (source_[end - 1] == '-' || source_[end - 1] == '+') ? source_[end - 1] : '\0';
+    const char sign =
+        end > at_ && (source_[end - 1] == '-' || source_[end - 1] == '+') ? source_[end - 1] : '\0';
     advance(end + 2);
     after_block(sign);
   }
@@ -124,7 +125,8 @@ class Lexer {
     const bool strips = source_.compare(p, 3, "-%}") == 0;
     if (!strips && source_.compare(p, 2, "%}") != 0) return false;
     advance(strips ? skip_space(p + 3) : p + 2);
-    for (size_t open = source_.find("{%", at_); open != std::string::npos; open = source_.find("{%", open + 2)) {
+    for (size_t open = source_.find("{%", at_); open != std::string::npos;
+         open = source_.find("{%", open + 2)) {
       size_t q = open + 2;
       const char sign = q < source_.size() && (source_[q] == '-' || source_[q] == '+') ? source_[q] : '\0';
       q = skip_space(q + (sign ? 1 : 0));
@@ -185,7 +187,8 @@ class Lexer {
     }
     if (p > at_) {
       const std::string name = source_.substr(at_, p - at_);
-      if (!has_property(name, Property::kIdentifier)) fail_here("invalid character in identifier '" + name + "'");
+      if (!has_property(name, Property::kIdentifier))
+        fail_here("invalid character in identifier '" + name + "'");
       emit(Kind::kName, name);
       advance(p);
       return;
@@ -225,7 +228,8 @@ class Lexer {
       if (q < source_.size() && source_[q] == '.')
         if (const size_t fraction = digits(q + 1, decimal); fraction > q + 1) q = fraction, real = true;
       if (q < source_.size() && (source_[q] == 'e' || source_[q] == 'E')) {
-        const size_t sign = q + 1 < source_.size() && (source_[q + 1] == '+' || source_[q + 1] == '-') ? 1 : 0;
+        const size_t sign =
+            q + 1 < source_.size() && (source_[q + 1] == '+' || source_[q + 1] == '-') ? 1 : 0;
         if (const size_t exponent = digits(q + 1 + sign, decimal); exponent > q + 1 + sign)
           q = exponent, real = true;
       }
@@ -243,7 +247,9 @@ class Lexer {
     if (source_[at_] != '0') return decimal_end;
     const char base = at_ + 1 < source_.size() ? static_cast<char>(std::tolower(source_[at_ + 1])) : '\0';
     const auto is_digit = [base](char c) {
-      return base == 'b' ? c == '0' || c == '1' : base == 'o' ? c >= '0' && c <= '7' : std::isxdigit(static_cast<unsigned char>(c)) != 0;
+      return base == 'b'   ? c == '0' || c == '1'
+             : base == 'o' ? c >= '0' && c <= '7'
+                           : std::isxdigit(static_cast<unsigned char>(c)) != 0;
     };
     if (base == 'b' || base == 'o' || base == 'x') {
       size_t from = at_ + 2;
@@ -270,7 +276,8 @@ class Lexer {
       if (c < 0x80)
         ascii += static_cast<char>(c);
       else
-        ascii += c < 0x100 ? fmt::format("\\x{:02x}", static_cast<uint32_t>(c)) : fmt::format("\\U{:08x}", static_cast<uint32_t>(c));
+        ascii += c < 0x100 ? fmt::format("\\x{:02x}", static_cast<uint32_t>(c))
+                           : fmt::format("\\U{:08x}", static_cast<uint32_t>(c));
     }
     std::string out;
     for (size_t i = 0; i < ascii.size(); ++i) {
@@ -323,7 +330,8 @@ class Lexer {
     for (const auto two : kTwo)
       if (at(two)) text = two;
     if (text.empty() && kOne.find(source_[at_]) != std::string_view::npos) text = source_.substr(at_, 1);
-    if (text.empty()) fail_here(fmt::format("unexpected character '{}'", source_.substr(at_, point_length(source_, at_))));
+    if (text.empty())
+      fail_here(fmt::format("unexpected character '{}'", source_.substr(at_, point_length(source_, at_))));
     if (text == "(" || text == "[" || text == "{") {
       open_brackets += text == "(" ? ')' : text == "[" ? ']' : '}';
     } else if (text == ")" || text == "]" || text == "}") {

@@ -9,7 +9,17 @@ namespace awq::chat_template {
 
 struct Token {
   enum class Kind : uint8_t {
-    kText, kOutputBegin, kOutputEnd, kBlockBegin, kBlockEnd, kName, kString, kInteger, kFloat, kOperator, kEnd
+    kText,
+    kOutputBegin,
+    kOutputEnd,
+    kBlockBegin,
+    kBlockEnd,
+    kName,
+    kString,
+    kInteger,
+    kFloat,
+    kOperator,
+    kEnd
   } kind = Kind::kEnd;
   int line = 1;
   std::string text;  // strings: the value; operators: as written

@@ -69,13 +69,17 @@ Value affix(const Call& c) {
   require_defined(wanted);
   const int64_t begin = c.args.integer("start").value_or(0), end = c.args.integer("end").value_or(c.length());
   c.args.done();
-  const auto clamp = [&](int64_t i) { return std::min(std::max<int64_t>(python_index(i, c.length()), 0), c.length()); };
+  const auto clamp = [&](int64_t i) {
+    return std::min(std::max<int64_t>(python_index(i, c.length()), 0), c.length());
+  };
   const bool whole = begin == 0 && end == c.length();
   const bool outside = python_index(begin, c.length()) > c.length();
-  const std::string_view text = whole ? c.text() : substring(c.text(), clamp(begin), std::max(clamp(begin), clamp(end)));
+  const std::string_view text =
+      whole ? c.text() : substring(c.text(), clamp(begin), std::max(clamp(begin), clamp(end)));
   const auto has = [&](const Value& v) {
     if (!v.is_string()) refuse("{}() first arg must be str or a tuple of str, not {}", c.name, type_name(v));
-    return !outside && clamp(begin) <= clamp(end) && (kAtEnd ? text.ends_with(v.text()) : text.starts_with(v.text()));
+    return !outside && clamp(begin) <= clamp(end) &&
+           (kAtEnd ? text.ends_with(v.text()) : text.starts_with(v.text()));
   };
   if (!wanted.is(Kind::kTuple)) return Value::boolean(has(wanted));
   const Values& any = wanted.as<ListObject>().items;
@@ -86,7 +90,9 @@ Value affix(const Call& c) {
 template <bool kFromRight, bool kMustExist>
 Value find(const Call& c) {
   const std::string_view wanted = c.required_string("sub");
-  const auto clamp = [&](int64_t i) { return std::min(std::max<int64_t>(python_index(i, c.length()), 0), c.length()); };
+  const auto clamp = [&](int64_t i) {
+    return std::min(std::max<int64_t>(python_index(i, c.length()), 0), c.length());
+  };
   const int64_t start = python_index(c.args.integer("start").value_or(0), c.length());
   const int64_t begin = clamp(start), end = clamp(c.args.integer("end").value_or(c.length()));
   c.args.done();
@@ -104,7 +110,9 @@ Value find(const Call& c) {
 
 Value count(const Call& c) {
   const std::string_view wanted = c.required_string("sub");
-  const auto clamp = [&](int64_t i) { return std::min(std::max<int64_t>(python_index(i, c.length()), 0), c.length()); };
+  const auto clamp = [&](int64_t i) {
+    return std::min(std::max<int64_t>(python_index(i, c.length()), 0), c.length());
+  };
   const int64_t start = python_index(c.args.integer("start").value_or(0), c.length());
   const int64_t begin = clamp(start), end = clamp(c.args.integer("end").value_or(c.length()));
   c.args.done();
@@ -178,8 +186,10 @@ Value partition(const Call& c) {
   const size_t at = kFromRight ? c.text().rfind(separator) : c.text().find(separator);
   const auto s = [&](std::string_view text) { return c.like(std::string(text)); };
   if (at == std::string_view::npos)
-    return make_tuple(c.r.heap(), kFromRight ? Values{s(""), s(""), s(c.text())} : Values{s(c.text()), s(""), s("")});
-  return make_tuple(c.r.heap(), {s(c.text().substr(0, at)), s(separator), s(c.text().substr(at + separator.size()))});
+    return make_tuple(c.r.heap(),
+                      kFromRight ? Values{s(""), s(""), s(c.text())} : Values{s(c.text()), s(""), s("")});
+  return make_tuple(c.r.heap(),
+                    {s(c.text().substr(0, at)), s(separator), s(c.text().substr(at + separator.size()))});
 }
 
 template <bool kAtEnd>
@@ -267,7 +277,9 @@ constexpr std::pair<std::string_view, Value (*)(const Call&)> kMethods[] = {
 }  // namespace
 
 std::string pad(Heap& heap, std::string_view text, int64_t left, int64_t right, std::string_view fill) {
-  heap.afford((left | right) >> 40 ? INT64_MAX : (left + right) * static_cast<int64_t>(fill.size()) + static_cast<int64_t>(text.size()));
+  heap.afford((left | right) >> 40
+                  ? INT64_MAX
+                  : (left + right) * static_cast<int64_t>(fill.size()) + static_cast<int64_t>(text.size()));
   heap.step((left + right) / 16);
   std::string out;
   for (int64_t i = 0; i < left; ++i) out += fill;
@@ -276,7 +288,8 @@ std::string pad(Heap& heap, std::string_view text, int64_t left, int64_t right, 
   return out;
 }
 
-Value replace_text(Renderer& r, const Value& text, std::string_view from, std::string_view to, int64_t limit) {
+Value replace_text(Renderer& r, const Value& text, std::string_view from, std::string_view to,
+                   int64_t limit) {
   const std::string_view s = text.text();
   r.heap().copy(s.size());
   // How long the result will be, before it is made.
@@ -290,23 +303,27 @@ Value replace_text(Renderer& r, const Value& text, std::string_view from, std::s
 
 bool has_string_method(std::string_view name) {
   return name == "format" || name == "format_map" ||
-         std::any_of(std::begin(kMethods), std::end(kMethods), [&](const auto& m) { return m.first == name; });
+         std::any_of(std::begin(kMethods), std::end(kMethods),
+                     [&](const auto& m) { return m.first == name; });
 }
 
-Value call_string_method(Renderer& r, const Value& self, const std::string& name, const Arguments& arguments) {
+Value call_string_method(Renderer& r, const Value& self, const std::string& name,
+                         const Arguments& arguments) {
   r.heap().copy(self.text().size());
   if (name == "format") return r.string(format_braces(r, self.text(), arguments));
   Signature signature(name.c_str(), arguments);
   if (name == "format_map") {
     const Value& mapping = signature.required("mapping");
     signature.done();
-    if (!mapping.is(Kind::kDict)) refuse("format_map() argument must be a mapping, not {}", type_name(mapping));
+    if (!mapping.is(Kind::kDict))
+      refuse("format_map() argument must be a mapping, not {}", type_name(mapping));
     Arguments named;
     for (const auto& [key, value] : mapping.as<DictObject>().entries)
       if (key.is_string()) named.named.emplace_back(key.text(), value);
     return r.string(format_braces(r, self.text(), named));
   }
-  const auto* method = std::find_if(std::begin(kMethods), std::end(kMethods), [&](const auto& m) { return m.first == name; });
+  const auto* method =
+      std::find_if(std::begin(kMethods), std::end(kMethods), [&](const auto& m) { return m.first == name; });
   return method->second(Call{r, self, name.c_str(), signature});
 }
 

@@ -38,11 +38,16 @@ bool Parser::skip_name(std::string_view text) {
 
 std::string Parser::found() const {
   switch (current().kind) {
-    case TokenKind::kEnd: return "the end of the template";
-    case TokenKind::kBlockEnd: return "'%}'";
-    case TokenKind::kOutputEnd: return "'}}'";
-    case TokenKind::kString: return "a string";
-    default: return "'" + current().text + "'";
+    case TokenKind::kEnd:
+      return "the end of the template";
+    case TokenKind::kBlockEnd:
+      return "'%}'";
+    case TokenKind::kOutputEnd:
+      return "'}}'";
+    case TokenKind::kString:
+      return "a string";
+    default:
+      return "'" + current().text + "'";
   }
 }
 
@@ -146,7 +151,8 @@ ExprPtr Parser::comparison() {
   auto node = make(Expr::Kind::kCompare, current().line);
   node->parts.push_back(sum());
   for (;;) {
-    const auto* op = std::find_if(std::begin(kOps), std::end(kOps), [&](const auto& o) { return is_operator(o.first); });
+    const auto* op =
+        std::find_if(std::begin(kOps), std::end(kOps), [&](const auto& o) { return is_operator(o.first); });
     if (op != std::end(kOps)) {
       next();
       node->ops.push_back(op->second);
@@ -184,7 +190,10 @@ ExprPtr Parser::product() {
   ExprPtr e = power();
   while (is_operator("*") || is_operator("/") || is_operator("//") || is_operator("%")) {
     const Token& token = next();
-    const int op = token.text == "*" ? kMul : token.text == "/" ? kDiv : token.text == "//" ? kFloorDiv : kMod;
+    const int op = token.text == "*"    ? kMul
+                   : token.text == "/"  ? kDiv
+                   : token.text == "//" ? kFloorDiv
+                                        : kMod;
     const int line = token.line;
     e = binary(std::move(e), op, power(), line);
   }
@@ -239,13 +248,19 @@ ExprPtr Parser::primary() {
     }
     case TokenKind::kInteger: {
       const std::string& digits = next().text;
-      const int base = digits.size() < 2 || digits[0] != '0' ? 10 : (digits[1] | 32) == 'x' ? 16 : (digits[1] | 32) == 'o' ? 8 : (digits[1] | 32) == 'b' ? 2 : 10;
+      const int base = digits.size() < 2 || digits[0] != '0' ? 10
+                       : (digits[1] | 32) == 'x'             ? 16
+                       : (digits[1] | 32) == 'o'             ? 8
+                       : (digits[1] | 32) == 'b'             ? 2
+                                                             : 10;
       errno = 0;
       e->value = Value::integer(std::strtoll(digits.c_str() + (base == 10 ? 0 : 2), nullptr, base));
       if (errno == ERANGE) fail_at(e->line, "expected an integer of 64 bits, got " + digits.substr(0, 40));
       return e;
     }
-    case TokenKind::kFloat: e->value = Value::real(std::strtod(next().text.c_str(), nullptr)); return e;
+    case TokenKind::kFloat:
+      e->value = Value::real(std::strtod(next().text.c_str(), nullptr));
+      return e;
     case TokenKind::kOperator:
       if (token.text == "(") {
         next();
@@ -256,7 +271,8 @@ ExprPtr Parser::primary() {
       if (token.text == "[") return list();
       if (token.text == "{") return dict();
       [[fallthrough]];
-    default: fail_here("expected an expression, got " + found());
+    default:
+      fail_here("expected an expression, got " + found());
   }
 }
 
@@ -292,7 +308,8 @@ ExprPtr Parser::tuple(bool with_condition, bool parenthesised, bool ends_at_recu
       expect_operator(",");
       is_tuple = true;
     }
-    if (is(TokenKind::kOutputEnd) || is(TokenKind::kBlockEnd) || is_operator(")") || (ends_at_recursive && is_name("recursive")))
+    if (is(TokenKind::kOutputEnd) || is(TokenKind::kBlockEnd) || is_operator(")") ||
+        (ends_at_recursive && is_name("recursive")))
       break;
     e->parts.push_back(expression(with_condition));
     if (!is_operator(",")) break;
@@ -398,8 +415,8 @@ ExprPtr Parser::test(ExprPtr e) {
   if (node->op < 0 && conditional_ == 0)
     throw SyntaxFailure{line, fmt::format("there is no test '{}'", node->name), true};
   node->parts.push_back(std::move(e));
-  const bool operand = is(TokenKind::kName) || is(TokenKind::kString) || is(TokenKind::kInteger) || is(TokenKind::kFloat) ||
-                       is_operator("[") || is_operator("{");
+  const bool operand = is(TokenKind::kName) || is(TokenKind::kString) || is(TokenKind::kInteger) ||
+                       is(TokenKind::kFloat) || is_operator("[") || is_operator("{");
   if (is_operator("(")) {
     node->args = arguments();
   } else if (operand && !is_name("else") && !is_name("or") && !is_name("and")) {
@@ -433,7 +450,8 @@ std::vector<Argument> Parser::arguments() {
     }
     Argument argument;
     const int line = current().line;
-    const bool assigns = is(TokenKind::kName) && tokens_[at_ + 1].kind == TokenKind::kOperator && tokens_[at_ + 1].text == "=";
+    const bool assigns =
+        is(TokenKind::kName) && tokens_[at_ + 1].kind == TokenKind::kOperator && tokens_[at_ + 1].text == "=";
     bool in_order = true;
     if (skip_operator("**")) {
       in_order = !double_star;

@@ -29,7 +29,9 @@ class Parser {
   const Token& current() const { return tokens_[at_]; }
   const Token& next() { return tokens_[at_ + 1 < tokens_.size() ? at_++ : at_]; }
   bool is(Token::Kind kind) const { return current().kind == kind; }
-  bool is_operator(std::string_view text) const { return is(Token::Kind::kOperator) && current().text == text; }
+  bool is_operator(std::string_view text) const {
+    return is(Token::Kind::kOperator) && current().text == text;
+  }
   bool is_name(std::string_view text) const { return is(Token::Kind::kName) && current().text == text; }
   bool skip_operator(std::string_view text);
   bool skip_name(std::string_view text);
@@ -38,7 +40,9 @@ class Parser {
   void expect(Token::Kind kind, const char* what);
   std::string found() const;
   [[noreturn]] void fail_here(std::string message) const { fail_at(current().line, std::move(message)); }
-  [[noreturn]] static void fail_at(int line, std::string message) { throw SyntaxFailure{line, std::move(message)}; }
+  [[noreturn]] static void fail_at(int line, std::string message) {
+    throw SyntaxFailure{line, std::move(message)};
+  }
 
   ExprPtr make(Expr::Kind kind, int line) const;
   ExprPtr grown(ExprPtr e) const;  // with its height set, or refused

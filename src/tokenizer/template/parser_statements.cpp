@@ -44,10 +44,13 @@ Body Parser::statements(const std::vector<std::string_view>& ends) {
         body.push_back(std::move(text));
         break;
       }
-      case TokenKind::kOutputBegin: body.push_back(output()); break;
+      case TokenKind::kOutputBegin:
+        body.push_back(output());
+        break;
       default:
         expect(TokenKind::kBlockBegin, "a tag");
-        if (is(TokenKind::kName) && std::find(ends.begin(), ends.end(), current().text) != ends.end()) return body;
+        if (is(TokenKind::kName) && std::find(ends.begin(), ends.end(), current().text) != ends.end())
+          return body;
         body.push_back(statement());
         expect(TokenKind::kBlockEnd, "'%}'");
     }
@@ -216,7 +219,8 @@ std::unique_ptr<Stmt> Parser::parse_generation() {
 std::unique_ptr<Stmt> Parser::parse_jump(Stmt::Kind kind) {
   auto s = make_statement(kind);
   if (loops_ == 0)
-    fail_here(fmt::format("'{}' stands outside of a loop", kind == Stmt::Kind::kBreak ? "break" : "continue"));
+    fail_here(
+        fmt::format("'{}' stands outside of a loop", kind == Stmt::Kind::kBreak ? "break" : "continue"));
   return s;
 }
 

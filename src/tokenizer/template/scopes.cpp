@@ -1,6 +1,6 @@
-// Which variable a name means. jinja2 decides that before anything runs (idtracking.py): a name that is stored
-// in a scope belongs to it from the scope's first line, holding until then what the scope around it calls so, or
-// nothing when no scope around it mentions it.
+// Which variable a name means. jinja2 decides that before anything runs (idtracking.py): a name that is
+// stored in a scope belongs to it from the scope's first line, holding until then what the scope around it
+// calls so, or nothing when no scope around it mentions it.
 #include <map>
 #include <set>
 
@@ -100,17 +100,24 @@ class Collector {
       case Stmt::Kind::kWith:
         for (const auto& e : s.exprs) expr(e.get());
         break;
-      case Stmt::Kind::kIf: branches(s); break;
+      case Stmt::Kind::kIf:
+        branches(s);
+        break;
       case Stmt::Kind::kSet:
         expr(s.expr.get());
         target(s.target);
         break;
       case Stmt::Kind::kSetBlock:
-      case Stmt::Kind::kMacro: target(s.target); break;
+      case Stmt::Kind::kMacro:
+        target(s.target);
+        break;
       case Stmt::Kind::kFor:
       case Stmt::Kind::kCallBlock:
-      case Stmt::Kind::kFilterBlock: expr(s.expr.get()); break;
-      default: break;
+      case Stmt::Kind::kFilterBlock:
+        expr(s.expr.get());
+        break;
+      default:
+        break;
     }
   }
 
@@ -185,9 +192,15 @@ class Resolver {
         inner(names, s);
         break;
       case Stmt::Kind::kFilterBlock:
-      case Stmt::Kind::kGeneration: inner(names, s); break;
-      case Stmt::Kind::kFor: loop(names, s); break;
-      case Stmt::Kind::kWith: with(names, s); break;
+      case Stmt::Kind::kGeneration:
+        inner(names, s);
+        break;
+      case Stmt::Kind::kFor:
+        loop(names, s);
+        break;
+      case Stmt::Kind::kWith:
+        with(names, s);
+        break;
       case Stmt::Kind::kMacro:
         target(names, s.target);
         macro(names, s);
@@ -196,7 +209,8 @@ class Resolver {
         expr(names, s.expr.get());
         macro(names, s);
         break;
-      default: break;
+      default:
+        break;
     }
   }
 

@@ -27,7 +27,9 @@ Value first(Renderer& r, const Value& v, Signature& s, Args) {
     auto& it = v.as<IteratorObject>();
     return it.next < it.items.size() ? it.items[it.next++] : nothing;
   }
-  if (v.is(Kind::kList) || v.is(Kind::kTuple) || v.is_string())
+  if (v.is_string())
+    return v.text().empty() ? nothing : r.string(std::string(v.text().substr(0, point_length(v.text(), 0))));
+  if (v.is(Kind::kList) || v.is(Kind::kTuple))
     return length_of(v) > 0 ? r.item(v, Value::integer(0)) : nothing;
   const Values items = items_of(r.heap(), v);
   return items.empty() ? nothing : items[0];
@@ -72,7 +74,8 @@ Value reverse(Renderer& r, const Value& v, Signature& s, Args) {
   const bool is_list = v.is(Kind::kIterator);  // not reversible: drawn first
   Values items = items_of(r.heap(), v);
   std::reverse(items.begin(), items.end());
-  return is_list ? make_list(r.heap(), std::move(items)) : make_iterator(r.heap(), std::move(items), "reversed");
+  return is_list ? make_list(r.heap(), std::move(items))
+                 : make_iterator(r.heap(), std::move(items), "reversed");
 }
 
 Value items(Renderer& r, const Value& v, Signature& s, Args) {
@@ -80,7 +83,8 @@ Value items(Renderer& r, const Value& v, Signature& s, Args) {
   if (v.is_undefined()) return make_iterator(r.heap(), {});
   if (!v.is(Kind::kDict)) refuse("Can only get item pairs from a mapping.");
   Values out;
-  for (const auto& [key, value] : v.as<DictObject>().entries) out.push_back(make_tuple(r.heap(), {key, value}));
+  for (const auto& [key, value] : v.as<DictObject>().entries)
+    out.push_back(make_tuple(r.heap(), {key, value}));
   return make_iterator(r.heap(), std::move(out));
 }
 
@@ -154,7 +158,9 @@ Value extreme(Renderer& r, const Value& v, Signature& s, Args) {
   s.done();
   const Values values = items_of(r.heap(), v);
   if (values.empty()) return Value::undefined("No aggregated item, sequence was empty.");
-  const auto key = [&](const Value& item) { return folded(r, attribute ? r.path(item, *attribute) : item, case_sensitive); };
+  const auto key = [&](const Value& item) {
+    return folded(r, attribute ? r.path(item, *attribute) : item, case_sensitive);
+  };
   size_t best = 0;
   Value best_key = key(values[0]);
   for (size_t i = 1; i < values.size(); ++i) {
@@ -248,8 +254,9 @@ Value groupby(Renderer& r, const Value& v, Signature& s, Args) {
 
 Arguments rest_of(Args args, size_t from) {
   Arguments rest;
-  rest.positional.assign(args.positional.begin() + static_cast<std::ptrdiff_t>(std::min(from, args.positional.size())),
-                         args.positional.end());
+  rest.positional.assign(
+      args.positional.begin() + static_cast<std::ptrdiff_t>(std::min(from, args.positional.size())),
+      args.positional.end());
   rest.named = args.named;
   return rest;
 }

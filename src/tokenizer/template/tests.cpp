@@ -108,7 +108,8 @@ constexpr NamedTest kTests[] = {
 }  // namespace
 
 int find_test(std::string_view name) {
-  const auto* it = std::find_if(std::begin(kTests), std::end(kTests), [&](const auto& t) { return t.name == name; });
+  const auto* it =
+      std::find_if(std::begin(kTests), std::end(kTests), [&](const auto& t) { return t.name == name; });
   return it == std::end(kTests) ? -1 : static_cast<int>(it - std::begin(kTests));
 }
 

@@ -64,9 +64,7 @@ std::string_view substring(std::string_view text, int64_t begin_point, int64_t e
 
 char32_t point_at(std::string_view text, size_t at) { return next_code_point(text, at); }
 
-bool is_space(char32_t c) {
-  return (c >= 0x1c && c <= 0x1f) || c == 0x85 ? true : is_white_space(c);
-}
+bool is_space(char32_t c) { return (c >= 0x1c && c <= 0x1f) || c == 0x85 ? true : is_white_space(c); }
 
 bool is_printable(char32_t c) {
   if (c == ' ') return true;
@@ -78,8 +76,10 @@ bool is_printable(char32_t c) {
     case U_SURROGATE:
     case U_SPACE_SEPARATOR:
     case U_LINE_SEPARATOR:
-    case U_PARAGRAPH_SEPARATOR: return false;
-    default: return true;
+    case U_PARAGRAPH_SEPARATOR:
+      return false;
+    default:
+      return true;
   }
 }
 
@@ -204,7 +204,7 @@ std::vector<std::string_view> split_space(std::string_view text, int64_t limit, 
   const Side near = from_right ? Side::kRight : Side::kLeft;
   for (text = strip_space(text, near); !text.empty(); text = strip_space(text, near)) {
     if (limit >= 0 && static_cast<int64_t>(out.size()) == limit) {
-      out.push_back(strip_space(text, from_right ? Side::kLeft : Side::kRight));
+      out.push_back(text);
       break;
     }
     if (from_right) {
@@ -295,15 +295,24 @@ bool point_has(char32_t c, Property property) {
   const auto point = static_cast<UChar32>(c);
   const auto numeric = [&] { return u_getIntPropertyValue(point, UCHAR_NUMERIC_TYPE); };
   switch (property) {
-    case Property::kAlpha: return (U_GET_GC_MASK(point) & U_GC_L_MASK) != 0;
-    case Property::kDecimal: return numeric() == U_NT_DECIMAL;
-    case Property::kDigit: return numeric() == U_NT_DECIMAL || numeric() == U_NT_DIGIT;
-    case Property::kNumeric: return numeric() != U_NT_NONE;
-    case Property::kAlnum: return (U_GET_GC_MASK(point) & U_GC_L_MASK) != 0 || numeric() != U_NT_NONE;
-    case Property::kSpace: return is_space(c);
-    case Property::kAscii: return c < 0x80;
-    case Property::kPrintable: return is_printable(c);
-    default: return false;
+    case Property::kAlpha:
+      return (U_GET_GC_MASK(point) & U_GC_L_MASK) != 0;
+    case Property::kDecimal:
+      return numeric() == U_NT_DECIMAL;
+    case Property::kDigit:
+      return numeric() == U_NT_DECIMAL || numeric() == U_NT_DIGIT;
+    case Property::kNumeric:
+      return numeric() != U_NT_NONE;
+    case Property::kAlnum:
+      return (U_GET_GC_MASK(point) & U_GC_L_MASK) != 0 || numeric() != U_NT_NONE;
+    case Property::kSpace:
+      return is_space(c);
+    case Property::kAscii:
+      return c < 0x80;
+    case Property::kPrintable:
+      return is_printable(c);
+    default:
+      return false;
   }
 }
 
@@ -346,11 +355,16 @@ bool is_identifier(std::string_view text) {
 
 bool has_property(std::string_view text, Property property) {
   switch (property) {
-    case Property::kUpper: return all_cased(text, UCHAR_UPPERCASE, UCHAR_LOWERCASE);
-    case Property::kLower: return all_cased(text, UCHAR_LOWERCASE, UCHAR_UPPERCASE);
-    case Property::kTitle: return is_title(text);
-    case Property::kIdentifier: return is_identifier(text);
-    default: break;
+    case Property::kUpper:
+      return all_cased(text, UCHAR_UPPERCASE, UCHAR_LOWERCASE);
+    case Property::kLower:
+      return all_cased(text, UCHAR_LOWERCASE, UCHAR_UPPERCASE);
+    case Property::kTitle:
+      return is_title(text);
+    case Property::kIdentifier:
+      return is_identifier(text);
+    default:
+      break;
   }
   for (size_t at = 0; at < text.size();)
     if (!point_has(next_code_point(text, at), property)) return false;
@@ -372,12 +386,23 @@ int64_t count_words(std::string_view text) {
 std::string escape_html(std::string_view text) {
   std::string out;
   for (const char c : text) switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&#34;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   return out;
 }

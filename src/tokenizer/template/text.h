@@ -40,7 +40,18 @@ int64_t count_occurrences(std::string_view text, std::string_view part);
 std::string replace_all(std::string_view text, std::string_view from, std::string_view to, int64_t limit);
 
 enum class Property : uint8_t {
-  kAlpha, kDigit, kDecimal, kNumeric, kAlnum, kSpace, kUpper, kLower, kTitle, kAscii, kIdentifier, kPrintable
+  kAlpha,
+  kDigit,
+  kDecimal,
+  kNumeric,
+  kAlnum,
+  kSpace,
+  kUpper,
+  kLower,
+  kTitle,
+  kAscii,
+  kIdentifier,
+  kPrintable
 };
 bool has_property(std::string_view text, Property property);  // str.isalpha and its kin
 int64_t count_words(std::string_view text);                   // runs of \w

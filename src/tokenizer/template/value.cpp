@@ -54,12 +54,18 @@ std::string_view Value::text() const { return as<StringObject>().text; }
 int Value::depth() const {
   switch (kind_) {
     case Kind::kList:
-    case Kind::kTuple: return as<ListObject>().depth;
-    case Kind::kDict: return as<DictObject>().depth;
-    case Kind::kIterator: return as<IteratorObject>().depth;
-    case Kind::kView: return as<ViewObject>().dict.depth() + 1;
-    case Kind::kMethod: return as<MethodObject>().self.depth() + 1;
-    default: return 0;
+    case Kind::kTuple:
+      return as<ListObject>().depth;
+    case Kind::kDict:
+      return as<DictObject>().depth;
+    case Kind::kIterator:
+      return as<IteratorObject>().depth;
+    case Kind::kView:
+      return as<ViewObject>().dict.depth() + 1;
+    case Kind::kMethod:
+      return as<MethodObject>().self.depth() + 1;
+    default:
+      return 0;
   }
 }
 
@@ -164,29 +170,47 @@ void DictObject::set(Heap& owner, const Value& key, Value value) {
 const char* type_name(const Value& v) {
   switch (v.kind()) {
     case Kind::kMissing:
-    case Kind::kUndefined: return "Undefined";
-    case Kind::kNone: return "NoneType";
-    case Kind::kBool: return "bool";
+    case Kind::kUndefined:
+      return "Undefined";
+    case Kind::kNone:
+      return "NoneType";
+    case Kind::kBool:
+      return "bool";
     case Kind::kInt:
-    case Kind::kBigInt: return "int";
-    case Kind::kFloat: return "float";
-    case Kind::kString: return v.as<StringObject>().markup ? "Markup" : "str";
-    case Kind::kList: return "list";
-    case Kind::kTuple: return "tuple";
-    case Kind::kDict: return "dict";
-    case Kind::kRange: return "range";
+    case Kind::kBigInt:
+      return "int";
+    case Kind::kFloat:
+      return "float";
+    case Kind::kString:
+      return v.as<StringObject>().markup ? "Markup" : "str";
+    case Kind::kList:
+      return "list";
+    case Kind::kTuple:
+      return "tuple";
+    case Kind::kDict:
+      return "dict";
+    case Kind::kRange:
+      return "range";
     case Kind::kView: {
       constexpr const char* kNames[] = {"dict_keys", "dict_values", "dict_items"};
       return kNames[static_cast<int>(v.as<ViewObject>().part)];
     }
-    case Kind::kIterator: return v.as<IteratorObject>().name;
-    case Kind::kNamespace: return "Namespace";
-    case Kind::kLoop: return "LoopContext";
-    case Kind::kMacro: return "Macro";
-    case Kind::kFunction: return "function";
-    case Kind::kMethod: return "builtin_function_or_method";
-    case Kind::kCycler: return "Cycler";
-    case Kind::kJoiner: return "Joiner";
+    case Kind::kIterator:
+      return v.as<IteratorObject>().name;
+    case Kind::kNamespace:
+      return "Namespace";
+    case Kind::kLoop:
+      return "LoopContext";
+    case Kind::kMacro:
+      return "Macro";
+    case Kind::kFunction:
+      return "function";
+    case Kind::kMethod:
+      return "builtin_function_or_method";
+    case Kind::kCycler:
+      return "Cycler";
+    case Kind::kJoiner:
+      return "Joiner";
   }
   return "object";
 }
@@ -208,38 +232,49 @@ bool has_length(const Value& v) {
     case Kind::kTuple:
     case Kind::kDict:
     case Kind::kRange:
-    case Kind::kView: return true;
-    default: return false;
+    case Kind::kView:
+      return true;
+    default:
+      return false;
   }
 }
 
 int64_t length_of(const Value& v) {
   switch (v.kind()) {
     case Kind::kMissing:
-    case Kind::kUndefined: return 0;
-    case Kind::kString: return v.as<StringObject>().length;
+    case Kind::kUndefined:
+      return 0;
+    case Kind::kString:
+      return v.as<StringObject>().length;
     case Kind::kList:
-    case Kind::kTuple: return static_cast<int64_t>(v.as<ListObject>().items.size());
-    case Kind::kDict: return static_cast<int64_t>(v.as<DictObject>().entries.size());
-    case Kind::kRange: return v.as<RangeObject>().count;
-    case Kind::kView: return length_of(v.as<ViewObject>().dict);
-    default: refuse("object of type '{}' has no len()", type_name(v));
+    case Kind::kTuple:
+      return static_cast<int64_t>(v.as<ListObject>().items.size());
+    case Kind::kDict:
+      return static_cast<int64_t>(v.as<DictObject>().entries.size());
+    case Kind::kRange:
+      return v.as<RangeObject>().count;
+    case Kind::kView:
+      return length_of(v.as<ViewObject>().dict);
+    default:
+      refuse("object of type '{}' has no len()", type_name(v));
   }
 }
 
 bool truth(const Value& v) {
   switch (v.kind()) {
-    case Kind::kNone: return false;
+    case Kind::kNone:
+      return false;
     case Kind::kBool:
-    case Kind::kInt: return v.as_int() != 0;
-    case Kind::kFloat: return v.as_real() != 0;
-    default: return !has_length(v) || length_of(v) != 0;
+    case Kind::kInt:
+      return v.as_int() != 0;
+    case Kind::kFloat:
+      return v.as_real() != 0;
+    default:
+      return !has_length(v) || length_of(v) != 0;
   }
 }
 
-bool is_iterable(const Value& v) {
-  return has_length(v) || v.is(Kind::kIterator);
-}
+bool is_iterable(const Value& v) { return has_length(v) || v.is(Kind::kIterator); }
 
 Values items_of(Heap& heap, const Value& v) {
   Values out;
@@ -250,7 +285,8 @@ Values items_of(Heap& heap, const Value& v) {
   };
   switch (v.kind()) {
     case Kind::kMissing:
-    case Kind::kUndefined: break;
+    case Kind::kUndefined:
+      break;
     case Kind::kString:
       afford(length_of(v) * 4);  // each becomes a string of its own
       for (size_t at = 0; at < v.text().size();) {
@@ -289,7 +325,8 @@ Values items_of(Heap& heap, const Value& v) {
       it.next = it.items.size();
       break;
     }
-    default: refuse("'{}' object is not iterable", type_name(v));
+    default:
+      refuse("'{}' object is not iterable", type_name(v));
   }
   return out;
 }
@@ -339,21 +376,25 @@ bool equal(Heap& heap, const Value& a, const Value& b) {
   if (a.is_undefined() || b.is_undefined()) return a.is_undefined() && b.is_undefined();
   if (a.kind() != b.kind()) return false;
   switch (a.kind()) {
-    case Kind::kNone: return true;
+    case Kind::kNone:
+      return true;
     case Kind::kString:
     case Kind::kBigInt:
       if (a.text().size() != b.text().size()) return false;
       heap.copy(a.text().size());
       return a.text() == b.text();
     case Kind::kList:
-    case Kind::kTuple: return equal_items(heap, a.as<ListObject>().items, b.as<ListObject>().items);
-    case Kind::kDict: return equal_dicts(heap, a.as<DictObject>(), b.as<DictObject>());
+    case Kind::kTuple:
+      return equal_items(heap, a.as<ListObject>().items, b.as<ListObject>().items);
+    case Kind::kDict:
+      return equal_dicts(heap, a.as<DictObject>(), b.as<DictObject>());
     case Kind::kRange: {
       const auto &x = a.as<RangeObject>(), &y = b.as<RangeObject>();
       return x.count == y.count &&
              (x.count == 0 || (x.start == y.start && (x.count == 1 || x.step == y.step)));
     }
-    default: return a.object() == b.object();
+    default:
+      return a.object() == b.object();
   }
 }
 
@@ -379,14 +420,17 @@ int compare(Heap& heap, const Value& a, const Value& b) {
 size_t hash_of(Heap& heap, const Value& v) {
   switch (v.kind()) {
     case Kind::kMissing:
-    case Kind::kUndefined: return 3;
-    case Kind::kNone: return 5;
+    case Kind::kUndefined:
+      return 3;
+    case Kind::kNone:
+      return 5;
     case Kind::kBool:
-    case Kind::kInt: return std::hash<int64_t>()(v.as_int());
+    case Kind::kInt:
+      return std::hash<int64_t>()(v.as_int());
     case Kind::kFloat: {
       const double d = v.as_real();  // equal numbers hash alike
       return d == std::floor(d) && std::fabs(d) < 9e18 ? std::hash<int64_t>()(static_cast<int64_t>(d))
-                                                        : std::hash<double>()(d);
+                                                       : std::hash<double>()(d);
     }
     case Kind::kString:
     case Kind::kBigInt:
@@ -401,9 +445,12 @@ size_t hash_of(Heap& heap, const Value& v) {
       return hash;
     }
     case Kind::kList:
-    case Kind::kDict: refuse("unhashable type: '{}'", type_name(v));
-    case Kind::kRange: return static_cast<size_t>(v.as<RangeObject>().count);
-    default: return std::hash<const void*>()(v.object());
+    case Kind::kDict:
+      refuse("unhashable type: '{}'", type_name(v));
+    case Kind::kRange:
+      return static_cast<size_t>(v.as<RangeObject>().count);
+    default:
+      return std::hash<const void*>()(v.object());
   }
 }
 
@@ -411,11 +458,11 @@ bool contains(Heap& heap, const Value& container, const Value& item) {
   switch (container.kind()) {
     case Kind::kString:
       if (item.is_undefined()) refuse_undefined(item);
-      if (!item.is_string())
-        refuse("'in <string>' requires string as left operand, not {}", type_name(item));
+      if (!item.is_string()) refuse("'in <string>' requires string as left operand, not {}", type_name(item));
       heap.copy(container.text().size());
       return container.text().find(item.text()) != std::string_view::npos;
-    case Kind::kDict: return container.as<DictObject>().find(heap, item) != nullptr;
+    case Kind::kDict:
+      return container.as<DictObject>().find(heap, item) != nullptr;
     case Kind::kList:
     case Kind::kTuple:
       for (const Value& v : container.as<ListObject>().items)
@@ -428,7 +475,8 @@ bool contains(Heap& heap, const Value& container, const Value& item) {
       return false;
     }
     case Kind::kMissing:
-    case Kind::kUndefined: return false;
+    case Kind::kUndefined:
+      return false;
     default:
       if (!is_iterable(container)) refuse("argument of type '{}' is not iterable", type_name(container));
       for (const Value& v : items_of(heap, container))
@@ -466,24 +514,42 @@ class Printer {
     if (++depth_ > kMaxDepth) refuse("expected values nested at most {} deep, got more", kMaxDepth);
     switch (v.kind()) {
       case Kind::kMissing:
-      case Kind::kUndefined: put("Undefined"); break;
-      case Kind::kNone: put("None"); break;
-      case Kind::kBool: put(v.as_int() ? "True" : "False"); break;
-      case Kind::kInt: put(std::to_string(v.as_int())); break;
-      case Kind::kFloat: put(format_real(v.as_real())); break;
-      case Kind::kBigInt: put(v.text()); break;
+      case Kind::kUndefined:
+        put("Undefined");
+        break;
+      case Kind::kNone:
+        put("None");
+        break;
+      case Kind::kBool:
+        put(v.as_int() ? "True" : "False");
+        break;
+      case Kind::kInt:
+        put(std::to_string(v.as_int()));
+        break;
+      case Kind::kFloat:
+        put(format_real(v.as_real()));
+        break;
+      case Kind::kBigInt:
+        put(v.text());
+        break;
       case Kind::kString:
         if (v.as<StringObject>().markup)
           put("Markup(" + quoted(v.text()) + ")");
         else
           put(quoted(v.text()));
         break;
-      case Kind::kList: sequence("[", v.as<ListObject>().items, "]"); break;
+      case Kind::kList:
+        sequence("[", v.as<ListObject>().items, "]");
+        break;
       case Kind::kTuple:
         sequence("(", v.as<ListObject>().items, v.as<ListObject>().items.size() == 1 ? ",)" : ")");
         break;
-      case Kind::kDict: dict(v.as<DictObject>()); break;
-      case Kind::kRange: range(v.as<RangeObject>()); break;
+      case Kind::kDict:
+        dict(v.as<DictObject>());
+        break;
+      case Kind::kRange:
+        range(v.as<RangeObject>());
+        break;
       case Kind::kView:
         put(type_name(v));
         sequence("([", items_of(heap_, v), "])");
@@ -493,7 +559,8 @@ class Printer {
         dict(v.as<NamespaceObject>().members);
         put(">");
         break;
-      default: put(std::string("<") + type_name(v) + " object>");
+      default:
+        put(std::string("<") + type_name(v) + " object>");
     }
     --depth_;
   }

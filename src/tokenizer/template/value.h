@@ -1,5 +1,5 @@
-// The values a chat template computes with: Python's, as far as templates use them. Values are immutable but for
-// namespaces, loop states and iterators; strings are UTF-8 and are indexed by code points.
+// The values a chat template computes with: Python's, as far as templates use them. Values are immutable but
+// for namespaces, loop states and iterators; strings are UTF-8 and are indexed by code points.
 #pragma once
 #include <fmt/core.h>
 
