@@ -38,6 +38,10 @@ std::optional<GgufVocab> gguf_vocab(const GgufFile& gguf) {
   v.eot = token_id(gguf, "tokenizer.ggml.eot_token_id", v.tokens.size());
   v.unk = token_id(gguf, "tokenizer.ggml.unknown_token_id", v.tokens.size());
   v.pad = token_id(gguf, "tokenizer.ggml.padding_token_id", v.tokens.size());
+  v.sep = token_id(gguf, "tokenizer.ggml.seperator_token_id", v.tokens.size());  // spelled so
+  for (const int64_t byte : gguf.integers("tokenizer.ggml.precompiled_charsmap"))
+    v.charsmap += static_cast<char>(byte);
+  v.remove_extra_whitespaces = gguf.boolean("tokenizer.ggml.remove_extra_whitespaces");
   v.add_bos = gguf.boolean("tokenizer.ggml.add_bos_token");
   v.add_eos = gguf.boolean("tokenizer.ggml.add_eos_token");
   v.add_space_prefix = gguf.boolean("tokenizer.ggml.add_space_prefix");

@@ -28,35 +28,12 @@ size_t space_after(std::string_view text, size_t pos) {
 
 }  // namespace
 
-AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens, std::vector<std::string> contents)
-    : tokens_(std::move(tokens)), nodes_(1) {
-  for (size_t t = 0; t < tokens_.size(); ++t) {
-    int32_t node = 0;
-    for (const char c : contents[t]) {
-      const auto byte = static_cast<unsigned char>(c);
-      const auto [it, fresh] =
-          children_.try_emplace(static_cast<uint64_t>(node) << 8 | byte, static_cast<int32_t>(nodes_.size()));
-      if (fresh) nodes_.emplace_back();
-      node = it->second;
-    }
-    if (node == 0) continue;
-    first_[static_cast<unsigned char>(contents[t][0])] = true;
-    if (nodes_[node].token < 0) nodes_[node].token = static_cast<int32_t>(t);
-  }
-}
-
-const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t pos, size_t& end) const {
-  const AddedToken* best = nullptr;
-  int32_t node = 0;
-  for (size_t i = pos; i < text.size(); ++i) {
-    const auto it = children_.find(static_cast<uint64_t>(node) << 8 | static_cast<unsigned char>(text[i]));
-    if (it == children_.end()) break;
-    node = it->second;
-    if (nodes_[node].token < 0) continue;
-    best = &tokens_[nodes_[node].token];
-    end = i + 1;
-  }
-  return best;
+AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens, const std::vector<std::string>& contents)
+    : tokens_(std::move(tokens)) {
+  std::vector<std::pair<std::string_view, int32_t>> entries;
+  for (size_t t = tokens_.size(); t-- > 0;)  // of equal ones the first counts
+    entries.emplace_back(contents[t], static_cast<int32_t>(t));
+  trie_ = ByteTrie(std::move(entries));
 }
 
 bool AddedTokenMatcher::stands_alone(std::string_view text, size_t begin, size_t end) const {
@@ -76,14 +53,13 @@ std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::split(std::string_vie
   size_t done = 0,
          space_end = 0;  // space_end: of the last run of space looked at, so that none is read twice
   for (size_t pos = 0; pos < text.size();) {
-    size_t end = 0;
-    const AddedToken* token =
-        first_[static_cast<unsigned char>(text[pos])] ? longest_at(text, pos, end) : nullptr;
-    if (!token) {
+    const auto [length, index] = trie_.longest(text, pos);
+    if (length == 0) {
       ++pos;
       continue;
     }
-    size_t begin = pos;
+    const AddedToken* token = &tokens_[index];
+    size_t begin = pos, end = pos + length;
     pos = end;
     if (token->single_word && !stands_alone(text, begin, end)) continue;
     if (token->lstrip) begin = std::max(done, space_before(text, done, begin));

@@ -44,13 +44,13 @@ const MergeTable::Merge* MergeTable::find(int32_t left, int32_t right) const {
   return slot.key == kEmpty ? nullptr : &slot.merge;
 }
 
-Bpe::Bpe(const BpeSpec& spec, const std::string& where)
-    : merges_(spec.merges.size()),
+Bpe::Bpe(const ModelSpec& spec, const std::string& where)
+    : TokenModel(spec, where),
+      merges_(spec.merges.size()),
+      subword_prefix_(spec.subword_prefix),
+      word_suffix_(spec.word_suffix),
       fuse_unk_(spec.fuse_unk),
-      byte_fallback_(spec.byte_fallback),
       ignore_merges_(spec.ignore_merges) {
-  ids_.reserve(spec.vocab.size());
-  for (const auto& [token, id] : spec.vocab) ids_[token] = id;
   const auto need = [&](const std::string& token, size_t rank) {
     const auto id = id_of(token);
     if (!id)
@@ -59,66 +59,33 @@ Bpe::Bpe(const BpeSpec& spec, const std::string& where)
   };
   for (size_t rank = 0; rank < spec.merges.size(); ++rank) {
     const auto& [left, right] = spec.merges[rank];
-    const int32_t l = need(left, rank), r = need(right, rank), joined = need(left + right, rank);
-    merges_.put(l, r, {static_cast<int32_t>(rank), joined});
+    const int32_t l = need(left, rank), r = need(right, rank);
+    const size_t prefix = std::min(subword_prefix_.size(), right.size());
+    merges_.put(l, r, {static_cast<int32_t>(rank), need(left + right.substr(prefix), rank)});
   }
+  whole_alphabet_ = subword_prefix_.empty() && word_suffix_.empty();
   for (int b = 0; b < 256; ++b) {
     std::string character;
     append_utf8(character, byte_level_char(static_cast<unsigned char>(b)));
     byte_ids_[b] = id_of(character).value_or(-1);
-    fallback_ids_[b] = id_of(fmt::format("<0x{:02X}>", b)).value_or(-1);
+    whole_alphabet_ &= byte_ids_[b] >= 0;
   }
-  if (spec.unk_token) unk_ = id_of(*spec.unk_token);
-}
-
-std::optional<int32_t> Bpe::id_of(std::string_view token) const {
-  const auto it = ids_.find(token);
-  return it == ids_.end() ? std::nullopt : std::optional<int32_t>(it->second);
-}
-
-// A character outside the vocabulary becomes its bytes' tokens, else the unknown token, else nothing.
-void Bpe::append_symbol(std::string_view character, std::vector<Symbol>& symbols, bool& after_unknown) const {
-  const auto push = [&](int32_t id) {
-    const auto n = static_cast<int32_t>(symbols.size());
-    symbols.push_back({id, n - 1, n + 1});
-  };
-  if (const auto id = id_of(character)) {
-    after_unknown = false;
-    return push(*id);
-  }
-  if (byte_fallback_ && std::all_of(character.begin(), character.end(), [&](char b) {
-        return fallback_ids_[static_cast<unsigned char>(b)] >= 0;
-      })) {
-    after_unknown = false;
-    for (const char b : character) push(fallback_ids_[static_cast<unsigned char>(b)]);
-    return;
-  }
-  if (unk_ && !(fuse_unk_ && after_unknown)) push(*unk_);
-  after_unknown = true;
 }
 
 void Bpe::encode_word(std::string_view word, bool raw_bytes, std::vector<int32_t>& ids) const {
-  if (ignore_merges_) {
-    if (const auto id = raw_bytes ? id_of(to_byte_level(word)) : id_of(word)) return ids.push_back(*id);
+  if (raw_bytes && (!whole_alphabet_ || ignore_merges_)) {
+    const std::string text = to_byte_level(word);
+    if (!whole_alphabet_) return encode_word(text, false, ids);
+    if (const auto id = id_of(text)) return ids.push_back(*id);
+  } else if (ignore_merges_) {
+    if (const auto id = id_of(word)) return ids.push_back(*id);
   }
-  thread_local std::vector<Symbol> symbols;
+  thread_local Symbols symbols;
   symbols.clear();
-  bool after_unknown = false;
-  for (size_t pos = 0; pos < word.size();) {
-    if (!raw_bytes) {
-      const size_t n = utf8_length(word[pos]);
-      append_symbol(word.substr(pos, n), symbols, after_unknown);
-      pos += n;
-      continue;
-    }
-    const auto byte = static_cast<unsigned char>(word[pos++]);
-    if (byte_ids_[byte] >= 0) {
-      const auto n = static_cast<int32_t>(symbols.size());
-      symbols.push_back({byte_ids_[byte], n - 1, n + 1});
-      after_unknown = false;
-    } else {
-      append_symbol(to_byte_level(word.substr(pos - 1, 1)), symbols, after_unknown);
-    }
+  if (raw_bytes) {
+    symbols_of_bytes(word, symbols);
+  } else {
+    symbols_of_text(word, symbols);
   }
   if (symbols.empty()) return;
   symbols.back().next = -1;
@@ -126,7 +93,53 @@ void Bpe::encode_word(std::string_view word, bool raw_bytes, std::vector<int32_t
   for (int32_t i = 0; i >= 0; i = symbols[i].next) ids.push_back(symbols[i].id);
 }
 
-void Bpe::merge(std::vector<Symbol>& symbols) const {
+void Bpe::symbols_of_bytes(std::string_view word, Symbols& symbols) const {
+  for (const char byte : word) {
+    const auto n = static_cast<int32_t>(symbols.size());
+    symbols.push_back({byte_ids_[static_cast<unsigned char>(byte)], n - 1, n + 1});
+  }
+}
+
+// A character outside the vocabulary becomes its bytes' tokens, else the unknown token, else nothing. As in
+// `tokenizers`, an unknown token takes its place only before the next character of the vocabulary.
+void Bpe::symbols_of_text(std::string_view word, Symbols& symbols) const {
+  const auto push = [&](int32_t id) {
+    const auto n = static_cast<int32_t>(symbols.size());
+    symbols.push_back({id, n - 1, n + 1});
+  };
+  bool unknown = false;  // an unknown token is still to be placed
+  const auto flush = [&] {
+    if (unknown) push(*unk_);
+    unknown = false;
+  };
+  const bool decorated = !subword_prefix_.empty() || !word_suffix_.empty();
+  std::string with_marks;
+  thread_local std::vector<int32_t> bytes;
+  for (size_t pos = 0; pos < word.size();) {
+    std::string_view character = word.substr(pos, utf8_length(word[pos]));
+    const bool first = pos == 0;
+    pos += character.size();
+    if (decorated) {
+      with_marks = first ? "" : subword_prefix_;
+      with_marks += character;
+      if (pos == word.size()) with_marks += word_suffix_;
+      character = with_marks;
+    }
+    bytes.clear();
+    if (const auto id = id_of(character)) {
+      flush();
+      push(*id);
+    } else if (byte_fallback_ && append_bytes(character, bytes)) {
+      for (const int32_t byte : bytes) push(byte);
+    } else if (unk_) {
+      if (!fuse_unk_) flush();
+      unknown = true;
+    }
+  }
+  flush();
+}
+
+void Bpe::merge(Symbols& symbols) const {
   thread_local std::vector<Candidate> heap;
   heap.clear();
   const auto candidate = [&](int32_t left) -> std::optional<Candidate> {

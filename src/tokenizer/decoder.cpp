@@ -32,7 +32,7 @@ std::vector<std::string> join_fallback_bytes(const std::vector<std::string>& tok
       out.push_back(bytes);
     } else {
       for (size_t i = 0; i < bytes.size(); ++i)
-        out.emplace_back("\xEF\xBF\xBD");  // U+FFFD for each byte of the run
+        out.emplace_back(kReplacementCharacter);  // for each byte of the run
     }
     bytes.clear();
   };
@@ -58,6 +58,75 @@ std::string joined(const std::vector<std::string>& tokens, std::string_view betw
   return out;
 }
 
+constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
+
+// Spaces that stand before English punctuation and contractions go, as `tokenizers` does.
+std::string cleaned_up(std::string text) {
+  static constexpr std::pair<std::string_view, std::string_view> kRules[] = {
+      {" .", "."},     {" ?", "?"},   {" !", "!"},         {" ,", ","},   {" ' ", "'"},  {" n't", "n't"},
+      {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+  for (const auto& [from, to] : kRules) text = replace_all(text, std::string(from), nullptr, to);
+  return text;
+}
+
+std::string word_piece(const DecoderStep& s, const std::string& token, bool first) {
+  std::string text = first ? token : token.starts_with(s.content) ? token.substr(s.content.size()) : " " + token;
+  return s.cleanup ? cleaned_up(std::move(text)) : text;
+}
+
+std::string ctc_token(const DecoderStep& s, const std::string& token) {
+  std::string text = replace_all(token, s.content, nullptr, "");
+  return s.cleanup ? replace_all(cleaned_up(std::move(text)), s.word_delimiter, nullptr, " ") : text;
+}
+
+std::vector<std::string> ctc_tokens(const DecoderStep& s, const std::vector<std::string>& tokens) {
+  std::vector<std::string> out;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (i > 0 && tokens[i] == tokens[i - 1]) continue;  // one sound, heard for several frames
+    std::string text = ctc_token(s, tokens[i]);
+    if (!text.empty()) out.push_back(std::move(text));
+  }
+  return out;
+}
+
+// Bytes to characters, each byte that is none becoming U+FFFD.
+void append_bytes_as_text(std::string& out, std::string& bytes) {
+  for (size_t pos = 0; pos < bytes.size();) {
+    const size_t length = valid_utf8_at(bytes, pos);
+    out += length > 0 ? std::string_view(bytes).substr(pos, length) : kReplacementCharacter;
+    pos += length > 0 ? length : 1;
+  }
+  bytes.clear();
+}
+
+// SentencePieceProcessor::Decode of the SentencePiece library.
+std::string sentencepiece_text(const DecoderStep& s, const Charsmap& charsmap,
+                               const std::vector<std::string>& tokens) {
+  std::string out, bytes;
+  bool at_start = true, dropped = false;
+  for (const std::string& token : tokens) {
+    if (const int byte = fallback_byte(token); byte >= 0) {
+      bytes += static_cast<char>(byte);
+      continue;
+    }
+    append_bytes_as_text(out, bytes);
+    if (dropped || !out.empty()) at_start = false;
+    dropped = false;
+    if (token == s.unk) {
+      out += s.unk_surface;
+      continue;
+    }
+    std::string_view piece = token;
+    if (at_start && (s.drop_prefix || s.drop_all_prefixes) && piece.starts_with(kSpaceMark)) {
+      piece.remove_prefix(kSpaceMark.size());
+      dropped = !s.drop_all_prefixes;
+    }
+    out += replace_all(piece, std::string(kSpaceMark), nullptr, " ");
+  }
+  append_bytes_as_text(out, bytes);
+  return charsmap.empty() ? out : sentencepiece_normalize(out, s.rules, charsmap, {}, true);
+}
+
 std::string stripped(std::string_view token, const DecoderStep& s) {
   for (int64_t i = 0; i < s.start && token.starts_with(s.content); ++i) token.remove_prefix(s.content.size());
   for (int64_t i = 0; i < s.stop && token.ends_with(s.content); ++i) token.remove_suffix(s.content.size());
@@ -71,6 +140,7 @@ Decoder::Decoder(const std::vector<DecoderStep>& steps, const std::string& where
     Step& step = steps_.emplace_back();
     step.spec = s;
     if (s.kind == DecoderKind::kReplace && s.pattern.is_regex) step.regex.emplace_back(s.pattern.text, where);
+    step.charsmap = Charsmap(s.charsmap, where);
   }
 }
 
@@ -106,6 +176,19 @@ std::string Decoder::decode(std::vector<std::string> tokens) const {
           tokens[i] = replace_all(tokens[i], s.content, nullptr, drop ? "" : " ");
         }
         break;
+      case DecoderKind::kBpe:
+        for (size_t i = 0; i < tokens.size(); ++i)
+          tokens[i] = replace_all(tokens[i], s.content, nullptr, i + 1 == tokens.size() ? "" : " ");
+        break;
+      case DecoderKind::kWordPiece:
+        for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = word_piece(s, tokens[i], i == 0);
+        break;
+      case DecoderKind::kCtc:
+        tokens = ctc_tokens(s, tokens);
+        break;
+      case DecoderKind::kSentencePiece:
+        tokens.assign(1, sentencepiece_text(s, step.charsmap, tokens));
+        break;
     }
   }
   return joined(tokens, "");
@@ -130,8 +213,18 @@ std::string Decoder::token_bytes(std::string_view token) const {
         bytes = stripped(bytes, s);
         break;
       case DecoderKind::kMetaspace:
+      case DecoderKind::kBpe:
         bytes = replace_all(bytes, s.content, nullptr, " ");
         break;
+      case DecoderKind::kWordPiece:
+        bytes = word_piece(s, bytes, false);
+        break;
+      case DecoderKind::kCtc:
+        bytes = ctc_token(s, bytes);
+        break;
+      case DecoderKind::kSentencePiece:
+        if (const int byte = fallback_byte(bytes); byte >= 0) return std::string(1, static_cast<char>(byte));
+        return bytes == s.unk ? s.unk_surface : replace_all(bytes, std::string(kSpaceMark), nullptr, " ");
     }
   }
   return bytes;

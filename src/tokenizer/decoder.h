@@ -4,6 +4,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tokenizer/charsmap.h"
 #include "tokenizer/spec.h"
 #include "tokenizer/split_regex.h"
 
@@ -21,6 +22,7 @@ class Decoder {
   struct Step {
     DecoderStep spec;
     std::vector<SplitRegex> regex;
+    Charsmap charsmap;
   };
   std::vector<Step> steps_;
 };

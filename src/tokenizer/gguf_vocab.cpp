@@ -1,11 +1,12 @@
-// GGUF vocabulary -> TokenizerSpec. GGUF names the pre-tokenizer instead of spelling it out; the table below
-// spells out what the tokenizer.json published with those models says. Sources: the models' tokenizer.json
-// files and llama.cpp's list of names (src/llama-vocab.cpp).
+// GGUF vocabulary -> TokenizerSpec, in the parts that a tokenizer.json has, so that a file written from it gives the
+// same ids. tokenizer.ggml.model says which kind of vocabulary it is (llama.cpp, src/llama-vocab.cpp).
 #include <algorithm>
-#include <array>
+#include <cmath>
 #include <unordered_map>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "tokenizer/gguf_pre.h"
 #include "tokenizer/spec.h"
 #include "tokenizer/unicode.h"
 
@@ -13,114 +14,9 @@ namespace awq {
 namespace {
 
 // GGUF specification, tokenizer.ggml.token_type.
-enum TokenType : int32_t { kUnknown = 2, kControl = 3, kUserDefined = 4 };
+enum TokenType : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
 
-constexpr const char* kLlama3Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwen35Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kTekkenPattern =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kGpt4oPattern =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kDeepseek3Pattern =
-    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-PreTokenizerStep byte_level(bool use_regex) {
-  PreTokenizerStep s{};
-  s.kind = PreTokenizerKind::kByteLevel;
-  s.use_regex = use_regex;
-  return s;
-}
-PreTokenizerStep digits(bool individual) {
-  PreTokenizerStep s{};
-  s.kind = PreTokenizerKind::kDigits;
-  s.individual_digits = individual;
-  return s;
-}
-PreTokenizerStep split(const char* regex) {
-  PreTokenizerStep s{};
-  s.kind = PreTokenizerKind::kSplit;
-  s.pattern = {regex, true};
-  return s;
-}
-PreTokenizerStep punctuation_runs() {
-  PreTokenizerStep s{};
-  s.kind = PreTokenizerKind::kPunctuation;
-  s.behavior = SplitBehavior::kContiguous;
-  return s;
-}
-
-using Steps = std::vector<PreTokenizerStep>;
-
-Steps gpt2_steps() { return {byte_level(true)}; }
-Steps digits_gpt2_steps() { return {digits(true), byte_level(true)}; }
-Steps llama3_steps() { return {split(kLlama3Pattern), byte_level(false)}; }
-Steps qwen2_steps() { return {split(kQwen2Pattern), byte_level(false)}; }
-Steps qwen35_steps() { return {split(kQwen35Pattern), byte_level(false)}; }
-Steps tekken_steps() { return {split(kTekkenPattern), byte_level(false)}; }
-Steps gpt4o_steps() { return {split(kGpt4oPattern), byte_level(false)}; }
-Steps falcon_steps() {
-  return {punctuation_runs(), byte_level(true), digits(false), split("[0-9][0-9][0-9]")};
-}
-Steps deepseek_coder_steps() {
-  return {split(R"([\r\n])"), split(R"(\s?\p{L}+)"), split(R"(\s?\p{P}+)"), split("[一-龥ࠀ-一가-퟿]+"),
-          digits(true),       byte_level(false)};
-}
-Steps deepseek3_steps() {
-  return {split(R"(\p{N}{1,3})"), split("[一-龥぀-ゟ゠-ヿ]+"), split(kDeepseek3Pattern),
-          byte_level(false)};
-}
-// What llama.cpp does for files that name no pre-tokenizer of their own.
-Steps default_steps() {
-  return {split(R"([\p{P}\$\+<=>\^~\|]+)"),
-          split(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))"),
-          split(R"(\p{N}+)"), split("[0-9][0-9][0-9]"), byte_level(false)};
-}
-
-struct PreName {
-  const char* name;
-  Steps (*steps)();
-  bool nfc;            // the published tokenizer normalizes
-  bool ignore_merges;  // a word that is a token is taken whole
-  bool add_bos;        // where the file does not say
-};
-constexpr std::array kPreNames{
-    PreName{"default", default_steps, false, false, false},
-    PreName{"gpt-2", gpt2_steps, false, false, false},
-    PreName{"phi-2", gpt2_steps, false, false, false},
-    PreName{"mpt", gpt2_steps, true, false, false},
-    PreName{"olmo", gpt2_steps, true, false, false},
-    PreName{"smollm", digits_gpt2_steps, false, false, false},
-    PreName{"starcoder", digits_gpt2_steps, false, false, false},
-    PreName{"refact", digits_gpt2_steps, false, false, false},
-    PreName{"command-r", digits_gpt2_steps, true, false, false},
-    PreName{"llama-bpe", llama3_steps, false, true, true},
-    PreName{"llama3", llama3_steps, false, true, true},
-    PreName{"llama-v3", llama3_steps, false, true, true},
-    PreName{"smaug-bpe", llama3_steps, false, false, false},
-    PreName{"dbrx", llama3_steps, false, false, false},
-    PreName{"qwen2", qwen2_steps, true, false, false},
-    PreName{"deepseek-r1-qwen", qwen2_steps, true, false, false},
-    PreName{"qwen35", qwen35_steps, true, false, false},
-    PreName{"tekken", tekken_steps, false, true, true},
-    PreName{"gpt-4o", gpt4o_steps, false, false, false},
-    PreName{"llama4", gpt4o_steps, false, false, false},
-    PreName{"deepseek-coder", deepseek_coder_steps, false, false, false},
-    PreName{"deepseek-v3", deepseek3_steps, false, false, false},
-    PreName{"falcon", falcon_steps, false, false, false},
-};
-
-const PreName& find_pre(const std::string& name, const std::string& where) {
-  for (const PreName& p : kPreNames)
-    if (name == p.name) return p;
-  std::string known;
-  for (const PreName& p : kPreNames) known += (known.empty() ? "" : ", ") + std::string(p.name);
-  fail(Code::kUnsupported, "{}: tokenizer.ggml.pre '{}' is not supported (supported: {})", where, name,
-       known);
-}
+constexpr const char* kSpaceMark = "\xE2\x96\x81";  // U+2581
 
 // A space separates the two tokens; the byte-level alphabet has none, so the first one after a character is
 // it.
@@ -142,15 +38,14 @@ int32_t checked_id(std::optional<int32_t> id, const char* key, const GgufVocab& 
 }
 
 void check_vocab(const GgufVocab& vocab, const std::string& where) {
-  if (vocab.model != "gpt2")
-    fail(Code::kUnsupported,
-         "{}: tokenizer.ggml.model '{}' is not supported (supported: gpt2, byte-level BPE)", where,
-         vocab.model);
   if (vocab.tokens.empty() || vocab.tokens.size() > INT32_MAX)
     fail(Code::kBadFile, "{}: tokenizer.ggml.tokens: expected tokens, got {}", where, vocab.tokens.size());
   if (!vocab.token_type.empty() && vocab.token_type.size() != vocab.tokens.size())
     fail(Code::kBadFile, "{}: tokenizer.ggml.token_type: expected {} entries, one per token, got {}", where,
          vocab.tokens.size(), vocab.token_type.size());
+  if (!vocab.scores.empty() && vocab.scores.size() != vocab.tokens.size())
+    fail(Code::kBadFile, "{}: tokenizer.ggml.scores: expected {} entries, one per token, got {}", where,
+         vocab.tokens.size(), vocab.scores.size());
   std::unordered_map<std::string_view, size_t> seen;
   seen.reserve(vocab.tokens.size());
   for (size_t id = 0; id < vocab.tokens.size(); ++id) {
@@ -165,21 +60,13 @@ void check_vocab(const GgufVocab& vocab, const std::string& where) {
   }
 }
 
-}  // namespace
+int32_t type_of(const GgufVocab& vocab, size_t i) { return vocab.token_type.empty() ? kNormal : vocab.token_type[i]; }
 
-TokenizerSpec spec_from_gguf(const GgufVocab& vocab, const std::string& where) {
-  check_vocab(vocab, where);
-  const PreName& pre = find_pre(vocab.pre, where);
-  TokenizerSpec spec;
-  spec.pre_tokenizer = pre.steps();
-  if (pre.nfc) spec.normalizer.push_back({NormalizerKind::kNfc, {}, {}, false, false});
-  spec.decoder.push_back({});
-  spec.decoder.back().kind = DecoderKind::kByteLevel;
-  spec.model.ignore_merges = pre.ignore_merges;
+void add_vocab(const GgufVocab& vocab, TokenizerSpec& spec) {
   for (size_t i = 0; i < vocab.tokens.size(); ++i) {
     const auto id = static_cast<int32_t>(i);
     spec.model.vocab.emplace_back(vocab.tokens[i], id);
-    const int32_t type = vocab.token_type.empty() ? 1 : vocab.token_type[i];
+    const int32_t type = type_of(vocab, i);
     if (type != kUnknown && type != kControl && type != kUserDefined) continue;
     AddedToken t;
     t.id = id;
@@ -187,15 +74,207 @@ TokenizerSpec spec_from_gguf(const GgufVocab& vocab, const std::string& where) {
     t.special = type != kUserDefined;
     spec.added_tokens.push_back(std::move(t));
   }
+}
+
+void add_merges(const GgufVocab& vocab, TokenizerSpec& spec, const std::string& where) {
   for (size_t rank = 0; rank < vocab.merges.size(); ++rank)
     spec.model.merges.push_back(split_merge(vocab.merges[rank], rank, where));
+}
+
+// BOS and EOS around the text, where the file says so or, if it does not, where such files usually mean it.
+void add_ends(const GgufVocab& vocab, bool bos, bool eos, TokenizerSpec& spec, const std::string& where) {
   PostStep around;
-  if (vocab.add_bos.value_or(pre.add_bos && vocab.bos.has_value()))
+  if (vocab.add_bos.value_or(bos && vocab.bos.has_value()))
     around.before.push_back(checked_id(vocab.bos, "bos_token_id", vocab, where));
-  if (vocab.add_eos.value_or(false))
+  if (vocab.add_eos.value_or(eos && vocab.eos.has_value()))
     around.after.push_back(checked_id(vocab.eos, "eos_token_id", vocab, where));
   if (!around.before.empty() || !around.after.empty()) spec.post_processor.push_back(std::move(around));
+}
+
+NormalizerStep normalizer(NormalizerKind kind) {
+  NormalizerStep s{};
+  s.kind = kind;
+  return s;
+}
+NormalizerStep replace(SplitPattern pattern, const char* content) {
+  NormalizerStep s = normalizer(NormalizerKind::kReplace);
+  s.pattern = std::move(pattern);
+  s.content = content;
+  return s;
+}
+DecoderStep decoder(DecoderKind kind) {
+  DecoderStep s{};
+  s.kind = kind;
+  return s;
+}
+
+TokenizerSpec byte_level_spec(const GgufVocab& vocab, const std::string& where) {
+  if (vocab.pre.empty())
+    log(Level::kWarning, "{}: key 'tokenizer.ggml.pre' is missing, text is cut by llama.cpp's default rules", where);
+  const GgufPre& pre = find_gguf_pre(vocab.pre.empty() ? "default" : vocab.pre, where);
+  TokenizerSpec spec;
+  spec.pre_tokenizer = pre.steps();
+  if (pre.nfc) spec.normalizer.push_back(normalizer(NormalizerKind::kNfc));
+  spec.decoder.push_back(decoder(DecoderKind::kByteLevel));
+  spec.model.ignore_merges = pre.ignore_merges;
+  add_vocab(vocab, spec);
+  add_merges(vocab, spec, where);
+  add_ends(vocab, pre.add_bos, false, spec, where);
   return spec;
+}
+
+// The merges that a BPE with scores stands for: every way to make a token of two tokens, those that make a token of a
+// higher score first (as transformers' converters from SentencePiece write them).
+std::vector<std::pair<std::string, std::string>> merges_of_scores(const GgufVocab& vocab) {
+  struct Merge {
+    float score;
+    size_t left, right, cut, token;
+  };
+  std::unordered_map<std::string_view, size_t> ids;
+  ids.reserve(vocab.tokens.size());
+  for (size_t i = 0; i < vocab.tokens.size(); ++i) ids.emplace(vocab.tokens[i], i);
+  std::vector<Merge> merges;
+  for (size_t i = 0; i < vocab.tokens.size(); ++i) {
+    const int32_t type = type_of(vocab, i);
+    if (type != kNormal && type != kUserDefined) continue;
+    const std::string_view token = vocab.tokens[i];
+    for (size_t cut = utf8_length(token[0]); cut < token.size(); cut += utf8_length(token[cut])) {
+      const auto left = ids.find(token.substr(0, cut)), right = ids.find(token.substr(cut));
+      if (left != ids.end() && right != ids.end())
+        merges.push_back({vocab.scores[i], left->second, right->second, cut, i});
+    }
+  }
+  std::sort(merges.begin(), merges.end(), [](const Merge& a, const Merge& b) {
+    if (a.score != b.score) return a.score > b.score;
+    return std::pair(a.left, a.right) < std::pair(b.left, b.right);
+  });
+  std::vector<std::pair<std::string, std::string>> out;
+  out.reserve(merges.size());
+  for (const Merge& m : merges)
+    out.emplace_back(vocab.tokens[m.token].substr(0, m.cut), vocab.tokens[m.token].substr(m.cut));
+  return out;
+}
+
+// BPE over characters with byte fallback; spaces become U+2581. `merges`: the file lists them.
+TokenizerSpec character_spec(const GgufVocab& vocab, bool space_prefix, bool merges, const std::string& where) {
+  TokenizerSpec spec;
+  if (space_prefix) {
+    spec.normalizer.push_back(normalizer(NormalizerKind::kPrepend));
+    spec.normalizer.back().content = kSpaceMark;
+  }
+  spec.normalizer.push_back(replace({" ", false}, kSpaceMark));
+  add_vocab(vocab, spec);
+  if (merges) {
+    add_merges(vocab, spec, where);
+  } else {
+    spec.model.merges = merges_of_scores(vocab);
+  }
+  spec.model.byte_fallback = true;
+  spec.model.fuse_unk = true;
+  if (vocab.unk) spec.model.unk_token = vocab.tokens[checked_id(vocab.unk, "unknown_token_id", vocab, where)];
+  spec.decoder = {decoder(DecoderKind::kReplace), decoder(DecoderKind::kByteFallback), decoder(DecoderKind::kFuse)};
+  spec.decoder[0].pattern = {kSpaceMark, false};
+  spec.decoder[0].content = " ";
+  if (space_prefix) {
+    spec.decoder.push_back(decoder(DecoderKind::kStrip));
+    spec.decoder.back().content = " ";
+    spec.decoder.back().start = 1;
+  }
+  add_ends(vocab, true, false, spec, where);
+  return spec;
+}
+
+void need_scores(const GgufVocab& vocab, const std::string& where) {
+  if (vocab.scores.empty())
+    fail(Code::kBadFile, "{}: key 'tokenizer.ggml.scores': expected one score per token, got none", where);
+  for (size_t i = 0; i < vocab.scores.size(); ++i)
+    if (std::isnan(vocab.scores[i])) fail(Code::kBadFile, "{}: tokenizer.ggml.scores[{}]: expected a number, got NaN", where, i);
+}
+
+TokenizerSpec llama_spec(const GgufVocab& vocab, const std::string& where) {
+  need_scores(vocab, where);
+  return character_spec(vocab, vocab.add_space_prefix.value_or(true), false, where);
+}
+
+TokenizerSpec gemma4_spec(const GgufVocab& vocab, const std::string& where) {
+  return character_spec(vocab, vocab.add_space_prefix.value_or(false), true, where);
+}
+
+// Unigram, as transformers converts the SentencePiece models of the T5 family.
+TokenizerSpec t5_spec(const GgufVocab& vocab, const std::string& where) {
+  need_scores(vocab, where);
+  TokenizerSpec spec;
+  if (!vocab.charsmap.empty()) {
+    spec.normalizer.push_back(normalizer(NormalizerKind::kPrecompiled));
+    spec.normalizer.back().charsmap = vocab.charsmap;
+  }
+  if (vocab.remove_extra_whitespaces.value_or(false)) {
+    spec.normalizer.push_back(normalizer(NormalizerKind::kStrip));
+    spec.normalizer.back().strip_left = spec.normalizer.back().strip_right = true;
+    spec.normalizer.push_back(replace({" {2,}", true}, " "));
+  }
+  PreTokenizerStep metaspace{};
+  metaspace.kind = PreTokenizerKind::kMetaspace;
+  metaspace.replacement = kSpaceMark;
+  metaspace.prepend_scheme =
+      vocab.add_space_prefix.value_or(true) ? PrependScheme::kAlways : PrependScheme::kNever;
+  spec.decoder.push_back(decoder(DecoderKind::kMetaspace));
+  spec.decoder.back().content = kSpaceMark;
+  spec.decoder.back().prepend_scheme = metaspace.prepend_scheme;
+  spec.pre_tokenizer.push_back(std::move(metaspace));
+  add_vocab(vocab, spec);
+  spec.model.kind = ModelKind::kUnigram;
+  spec.model.scores.assign(vocab.scores.begin(), vocab.scores.end());
+  spec.model.unk_id = checked_id(vocab.unk, "unknown_token_id", vocab, where);
+  add_ends(vocab, false, true, spec, where);
+  return spec;
+}
+
+// WordPiece. GGUF marks pieces that begin a word by U+2581 where vocab.txt marks the others by "##".
+TokenizerSpec bert_spec(const GgufVocab& vocab, const std::string& where) {
+  TokenizerSpec spec;
+  spec.normalizer.push_back(normalizer(NormalizerKind::kBert));
+  spec.pre_tokenizer.push_back({});
+  spec.pre_tokenizer.back().kind = PreTokenizerKind::kBert;
+  spec.decoder.push_back(decoder(DecoderKind::kWordPiece));
+  spec.decoder.back().content = "##";
+  add_vocab(vocab, spec);
+  const std::string_view mark = kSpaceMark;
+  for (size_t i = 0; i < vocab.tokens.size(); ++i) {
+    std::string& token = spec.model.vocab[i].first;
+    if (type_of(vocab, i) != kNormal) continue;
+    token = token.starts_with(mark) ? token.substr(mark.size()) : "##" + token;
+  }
+  spec.model.kind = ModelKind::kWordPiece;
+  spec.model.subword_prefix = "##";
+  if (vocab.unk) spec.model.unk_token = vocab.tokens[checked_id(vocab.unk, "unknown_token_id", vocab, where)];
+  PostStep around;
+  if (vocab.bos) around.before.push_back(checked_id(vocab.bos, "bos_token_id", vocab, where));
+  if (vocab.sep) around.after.push_back(checked_id(vocab.sep, "seperator_token_id", vocab, where));
+  if (!around.before.empty() || !around.after.empty()) spec.post_processor.push_back(std::move(around));
+  return spec;
+}
+
+struct VocabularyKind {
+  const char* name;
+  TokenizerSpec (*spec)(const GgufVocab&, const std::string&);
+};
+constexpr VocabularyKind kKinds[] = {{"gpt2", byte_level_spec}, {"llama", llama_spec}, {"gemma4", gemma4_spec},
+                                     {"t5", t5_spec},           {"bert", bert_spec}};
+
+}  // namespace
+
+TokenizerSpec spec_from_gguf(const GgufVocab& vocab, const std::string& where) {
+  std::string known;
+  for (const VocabularyKind& kind : kKinds) {
+    if (vocab.model == kind.name) {
+      check_vocab(vocab, where);
+      return kind.spec(vocab, where);
+    }
+    known += (known.empty() ? "" : ", ") + std::string(kind.name);
+  }
+  fail(Code::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported (supported: {})", where, vocab.model,
+       known);
 }
 
 }  // namespace awq

@@ -15,8 +15,6 @@ using Piece = PreTokenizer::Piece;
 // GPT-2's words (Radford et al. 2019, encoder.py).
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-// Punctuation is category P and ASCII's own symbols.
-constexpr std::string_view kPunctuationPattern = R"([\p{P}$+<=>^`|~])";
 
 // Matches and the gaps between them, in order, covering the text.
 struct Part {
@@ -102,11 +100,49 @@ std::vector<Part> behave(std::vector<Part> parts, SplitBehavior behavior) {
   return parts;
 }
 
+auto is_character(const std::string& character) {
+  size_t pos = 0;
+  const char32_t wanted = next_code_point(character, pos);
+  return [wanted](char32_t c) { return c == wanted; };
+}
+
+std::vector<Part> fixed_parts(std::string_view text, int64_t length) {
+  std::vector<Part> out;
+  for (size_t pos = 0; pos < text.size();) {
+    const size_t begin = pos;
+    for (int64_t i = 0; i < length && pos < text.size(); ++i) pos += utf8_length(text[pos]);
+    out.push_back({{begin, pos}, true});
+  }
+  return out;
+}
+
+// As `tokenizers` cuts by scripts: kana count as Han, spaces and code points without a script as what is before them,
+// and what stands before the first script is lost.
+std::vector<Part> script_parts(std::string_view text) {
+  constexpr int kAny = -1;
+  std::vector<Part> out;
+  int last = kAny;
+  for (size_t pos = 0; pos < text.size();) {
+    const size_t begin = pos;
+    const char32_t c = next_code_point(text, pos);
+    int script = c == ' ' ? kAny : script_of(c);
+    if (script == kScriptUnknown) script = kAny;
+    if (script == kScriptHiragana || script == kScriptKatakana || c == 0x30fc) script = kScriptHan;
+    if (script != kAny && script != last) out.push_back({{begin, pos}, true});
+    if (script != kAny) last = script;
+    if (!out.empty()) out.back().span.end = pos;
+  }
+  return out;
+}
+
+Piece part_piece(const Piece& piece, const Part& part) {
+  return {piece.text.substr(part.span.begin, part.span.end - part.span.begin),
+          piece.at_start && part.span.begin == 0};
+}
+
 void append_parts(const std::vector<Part>& parts, const Piece& piece, std::vector<Piece>& out) {
   for (const Part& p : parts) {
-    if (p.span.empty()) continue;
-    out.push_back(
-        {piece.text.substr(p.span.begin, p.span.end - p.span.begin), piece.at_start && p.span.begin == 0});
+    if (!p.span.empty()) out.push_back(part_piece(piece, p));
   }
 }
 
@@ -129,13 +165,7 @@ PreTokenizer::PreTokenizer(const std::vector<PreTokenizerStep>& steps, const std
       case PreTokenizerKind::kSplit:
         step.regex.emplace_back(s.pattern.is_regex ? s.pattern.text : escape_regex(s.pattern.text), where);
         break;
-      case PreTokenizerKind::kPunctuation:
-        step.regex.emplace_back(kPunctuationPattern, where);
-        break;
-      case PreTokenizerKind::kDigits:
-      case PreTokenizerKind::kWhitespace:
-      case PreTokenizerKind::kWhitespaceSplit:
-      case PreTokenizerKind::kMetaspace:
+      default:
         break;
     }
   }
@@ -186,8 +216,7 @@ void PreTokenizer::apply(const Step& step, bool last, const Piece& piece, std::v
     }
     case PreTokenizerKind::kWhitespace:  // runs of word characters, runs of what is neither word nor space
       for (const Part& word : behave(char_parts(piece.text, is_word), SplitBehavior::kContiguous)) {
-        Piece p{piece.text.substr(word.span.begin, word.span.end - word.span.begin),
-                piece.at_start && word.span.begin == 0};
+        const Piece p = part_piece(piece, word);
         append_parts(behave(char_parts(p.text, is_white_space), SplitBehavior::kRemoved), p, out);
       }
       return;
@@ -195,17 +224,27 @@ void PreTokenizer::apply(const Step& step, bool last, const Piece& piece, std::v
       return append_parts(behave(char_parts(piece.text, is_white_space), SplitBehavior::kRemoved), piece,
                           out);
     case PreTokenizerKind::kPunctuation:
-      return append_parts(behave(regex_parts(step.regex[0], piece.text), s.behavior), piece, out);
+      return append_parts(behave(char_parts(piece.text, is_punctuation), s.behavior), piece, out);
+    case PreTokenizerKind::kBert:
+      for (const Part& word : behave(char_parts(piece.text, is_white_space), SplitBehavior::kRemoved)) {
+        const Piece p = part_piece(piece, word);
+        append_parts(char_parts(p.text, is_punctuation), p, out);
+      }
+      return;
+    case PreTokenizerKind::kDelimiter:
+      return append_parts(behave(char_parts(piece.text, is_character(s.replacement)), SplitBehavior::kRemoved),
+                          piece, out);
+    case PreTokenizerKind::kFixedLength:
+      return append_parts(fixed_parts(piece.text, s.length), piece, out);
+    case PreTokenizerKind::kUnicodeScripts:
+      return append_parts(script_parts(piece.text), piece, out);
     case PreTokenizerKind::kMetaspace: {
       std::string& text = owned.emplace_back(replace_all(piece.text, " ", nullptr, s.replacement));
       if (needs_prefix(s, piece.at_start, text)) text.insert(0, s.replacement);
       const Piece p{text, piece.at_start};
       if (!s.split) return out.push_back(p);
-      size_t pos = 0;
-      const char32_t mark = next_code_point(s.replacement, pos);
-      return append_parts(behave(char_parts(p.text, [mark](char32_t c) { return c == mark; }),
-                                 SplitBehavior::kMergedWithNext),
-                          p, out);
+      return append_parts(
+          behave(char_parts(p.text, is_character(s.replacement)), SplitBehavior::kMergedWithNext), p, out);
     }
   }
 }

@@ -318,6 +318,7 @@ class Translator {
     }
     while (!at("]")) {
       if (pos_ >= in_.size()) refuse("'[' without ']'");
+      if (at("&&[")) return intersection();
       if (in_[pos_] == '[') refuse("a class inside a class");
       if (at("&&")) refuse("an intersection of classes");
       if (in_[pos_] == '\\') {
@@ -327,6 +328,21 @@ class Translator {
       }
     }
     copy(1);
+  }
+
+  // [a&&[b]] is what matches [b] and [a].
+  void intersection() {
+    const std::string left = out_.substr(atom_) + "]";
+    if (left.starts_with("[^")) refuse("an intersection inside a negated class");
+    out_.resize(atom_);
+    pos_ += 2;
+    const size_t start = atom_;
+    char_class();
+    const std::string right = out_.substr(start);
+    if (!right.starts_with('[') || !at("]")) refuse("an intersection of more than two classes");
+    ++pos_;
+    out_.resize(start);
+    out_ += "(?:(?=" + right + ")" + left + ")";
   }
 
   std::string_view in_;

@@ -1,128 +1,20 @@
 // tokenizer.json -> TokenizerSpec. The format is defined by the serializers of the Hugging Face `tokenizers`
 // library.
-#include <simdjson.h>
-
 #include <algorithm>
 #include <array>
 #include <map>
 
 #include "base/error.h"
-#include "tokenizer/spec.h"
+#include "tokenizer/json_node.h"
+#include "tokenizer/spec_parts.h"
 #include "tokenizer/unicode.h"
 
 namespace awq {
 namespace {
 
-using simdjson::dom::array;
-using simdjson::dom::element;
-using simdjson::dom::element_type;
-using simdjson::dom::object;
+using Node = JsonNode;
 
 constexpr int kMostNesting = 16;  // of Sequence components
-
-template <class Value>
-struct Named {
-  std::string_view name;
-  Value value;
-};
-
-// One JSON value and how to reach it, so that every error can say where it is.
-class Node {
- public:
-  Node(element value, std::string path, const std::string& where)
-      : value_(value), path_(std::move(path)), where_(&where) {}
-
-  [[noreturn]] void bad(std::string_view expected) const {
-    fail(Code::kBadFile, "{}: {}: expected {}, got {}", *where_, path_, expected, kind());
-  }
-  [[noreturn]] void unsupported(std::string_view what, std::string_view supported) const {
-    fail(Code::kUnsupported, "{}: {}: {} is not supported (supported: {})", *where_, path_, what, supported);
-  }
-  const std::string& path() const { return path_; }
-  bool is_null() const { return value_.is_null(); }
-  bool is_array() const { return value_.is_array(); }
-  bool is_string() const { return value_.is_string(); }
-
-  object as_object() const {
-    object o;
-    if (value_.get(o)) bad("an object");
-    return o;
-  }
-  array as_array() const {
-    array a;
-    if (value_.get(a)) bad("an array");
-    return a;
-  }
-  std::string as_string() const {
-    std::string_view s;
-    if (value_.get(s)) bad("a string");
-    return std::string(s);
-  }
-  int64_t as_int(int64_t most = INT32_MAX) const {
-    int64_t i;
-    if (value_.get(i) || i < 0 || i > most) bad(fmt::format("a number from 0 to {}", most));
-    return i;
-  }
-  Node child(element value, std::string_view name) const {
-    return {value, path_.empty() ? std::string(name) : fmt::format("{}.{}", path_, name), *where_};
-  }
-  std::vector<Node> items() const {
-    std::vector<Node> out;
-    size_t i = 0;
-    for (element e : as_array()) out.push_back({e, fmt::format("{}[{}]", path_, i++), *where_});
-    return out;
-  }
-  // Absent and null are the same here.
-  std::optional<Node> find(std::string_view key) const {
-    element e;
-    if (as_object().at_key(key).get(e) || e.is_null()) return std::nullopt;
-    return child(e, key);
-  }
-  Node at(std::string_view key) const {
-    if (auto n = find(key)) return *n;
-    fail(Code::kBadFile, "{}: {}: expected a field '{}', got none", *where_,
-         path_.empty() ? "top level" : path_, key);
-  }
-  bool flag(std::string_view key, bool otherwise) const {
-    const auto n = find(key);
-    if (!n) return otherwise;
-    bool b;
-    if (n->value_.get(b)) n->bad("true or false");
-    return b;
-  }
-  template <class Table>
-  auto choose(const Table& table, std::string_view what) const {
-    const std::string name = as_string();
-    std::string names;
-    for (const auto& row : table) {
-      if (row.name == name) return row.value;
-      names += names.empty() ? "" : ", ";
-      names += row.name;
-    }
-    unsupported(fmt::format("{} '{}'", what, name), names);
-  }
-
- private:
-  std::string kind() const {
-    switch (value_.type()) {
-      case element_type::ARRAY:
-        return "an array";
-      case element_type::OBJECT:
-        return "an object";
-      case element_type::STRING:
-        return "a string";
-      case element_type::BOOL:
-        return "true or false";
-      case element_type::NULL_VALUE:
-        return "null";
-      default:
-        return simdjson::minify(value_);
-    }
-  }
-  element value_;
-  std::string path_;
-  const std::string* where_;
-};
 
 SplitPattern read_pattern(const Node& n) {
   if (const auto literal = n.find("String")) return {literal->as_string(), false};
@@ -138,39 +30,84 @@ void each_component(const Node& n, std::string_view items, Read read, int depth 
   for (const Node& item : n.at(items).items()) each_component(item, items, read, depth + 1);
 }
 
-constexpr std::array<Named<NormalizerKind>, 9> kNormalizers{{{"NFC", NormalizerKind::kNfc},
-                                                             {"NFD", NormalizerKind::kNfd},
-                                                             {"NFKC", NormalizerKind::kNfkc},
-                                                             {"NFKD", NormalizerKind::kNfkd},
-                                                             {"Lowercase", NormalizerKind::kLowercase},
-                                                             {"Prepend", NormalizerKind::kPrepend},
-                                                             {"Replace", NormalizerKind::kReplace},
-                                                             {"Strip", NormalizerKind::kStrip},
-                                                             {"ByteLevel", NormalizerKind::kByteLevel}}};
+constexpr std::array<Named<NormalizerKind>, 13> kNormalizers{{{"NFC", NormalizerKind::kNfc},
+                                                              {"NFD", NormalizerKind::kNfd},
+                                                              {"NFKC", NormalizerKind::kNfkc},
+                                                              {"NFKD", NormalizerKind::kNfkd},
+                                                              {"Lowercase", NormalizerKind::kLowercase},
+                                                              {"Prepend", NormalizerKind::kPrepend},
+                                                              {"Replace", NormalizerKind::kReplace},
+                                                              {"Strip", NormalizerKind::kStrip},
+                                                              {"StripAccents", NormalizerKind::kStripAccents},
+                                                              {"ByteLevel", NormalizerKind::kByteLevel},
+                                                              {"Precompiled", NormalizerKind::kPrecompiled},
+                                                              {"Nmt", NormalizerKind::kNmt},
+                                                              {"BertNormalizer", NormalizerKind::kBert}}};
+
+std::string read_base64(const Node& n) {
+  const std::string text = n.as_string();
+  std::string out;
+  uint32_t bits = 0;
+  int held = 0;
+  size_t digits = 0;
+  for (const char c : text) {
+    if (c == '=') break;
+    constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const size_t digit = kDigits.find(c);
+    if (digit == std::string_view::npos) n.bad("base64");
+    ++digits;
+    bits = bits << 6 | static_cast<uint32_t>(digit);
+    held += 6;
+    if (held < 8) continue;
+    held -= 8;
+    out += static_cast<char>(bits >> held & 0xff);
+  }
+  if (text.size() % 4 != 0 || text.size() - digits > 2) n.bad("base64");
+  return out;
+}
 
 NormalizerStep read_normalizer(const Node& n) {
   NormalizerStep s{};
   s.kind = n.at("type").choose(kNormalizers, "type");
-  if (s.kind == NormalizerKind::kPrepend) s.content = n.at("prepend").as_string();
-  if (s.kind == NormalizerKind::kReplace) {
-    s.pattern = read_pattern(n.at("pattern"));
-    s.content = n.at("content").as_string();
-  }
-  if (s.kind == NormalizerKind::kStrip) {
-    s.strip_left = n.flag("strip_left", true);
-    s.strip_right = n.flag("strip_right", true);
+  switch (s.kind) {
+    case NormalizerKind::kPrepend:
+      s.content = n.at("prepend").as_string();
+      break;
+    case NormalizerKind::kReplace:
+      s.pattern = read_pattern(n.at("pattern"));
+      s.content = n.at("content").as_string();
+      break;
+    case NormalizerKind::kStrip:
+      s.strip_left = n.flag("strip_left", true);
+      s.strip_right = n.flag("strip_right", true);
+      break;
+    case NormalizerKind::kPrecompiled:
+      if (const auto rules = n.find("precompiled_charsmap")) s.charsmap = read_base64(*rules);
+      break;
+    case NormalizerKind::kBert:
+      s.clean_text = n.flag("clean_text", true);
+      s.chinese_chars = n.flag("handle_chinese_chars", true);
+      s.lowercase = n.flag("lowercase", true);
+      s.strip_accents = n.flag("strip_accents", s.lowercase);
+      break;
+    default:
+      break;
   }
   return s;
 }
 
-constexpr std::array<Named<PreTokenizerKind>, 7> kPreTokenizers{
+constexpr std::array<Named<PreTokenizerKind>, 11> kPreTokenizers{
     {{"ByteLevel", PreTokenizerKind::kByteLevel},
      {"Split", PreTokenizerKind::kSplit},
      {"Digits", PreTokenizerKind::kDigits},
      {"Whitespace", PreTokenizerKind::kWhitespace},
      {"WhitespaceSplit", PreTokenizerKind::kWhitespaceSplit},
      {"Punctuation", PreTokenizerKind::kPunctuation},
-     {"Metaspace", PreTokenizerKind::kMetaspace}}};
+     {"Metaspace", PreTokenizerKind::kMetaspace},
+     {"BertPreTokenizer", PreTokenizerKind::kBert},
+     {"CharDelimiterSplit", PreTokenizerKind::kDelimiter},
+     {"FixedLength", PreTokenizerKind::kFixedLength},
+     {"UnicodeScripts", PreTokenizerKind::kUnicodeScripts}}};
 
 constexpr std::array<Named<SplitBehavior>, 5> kBehaviors{
     {{"Isolated", SplitBehavior::kIsolated},
@@ -219,35 +156,61 @@ PreTokenizerStep read_pre_tokenizer(const Node& n) {
       s.prepend_scheme = read_prepend_scheme(n);
       s.split = n.flag("split", true);
       break;
-    case PreTokenizerKind::kWhitespace:
-    case PreTokenizerKind::kWhitespaceSplit:
+    case PreTokenizerKind::kDelimiter:
+      s.replacement = read_character(n.at("delimiter"));
+      break;
+    case PreTokenizerKind::kFixedLength:
+      s.length = 5;
+      if (const auto length = n.find("length")) s.length = length->as_int();
+      if (s.length == 0) n.at("length").bad("a number of 1 or more");
+      break;
+    default:
       break;
   }
   return s;
 }
 
-constexpr std::array<Named<DecoderKind>, 6> kDecoders{{{"ByteLevel", DecoderKind::kByteLevel},
+constexpr std::array<Named<DecoderKind>, 9> kDecoders{{{"ByteLevel", DecoderKind::kByteLevel},
                                                        {"Replace", DecoderKind::kReplace},
                                                        {"ByteFallback", DecoderKind::kByteFallback},
                                                        {"Fuse", DecoderKind::kFuse},
                                                        {"Strip", DecoderKind::kStrip},
-                                                       {"Metaspace", DecoderKind::kMetaspace}}};
+                                                       {"Metaspace", DecoderKind::kMetaspace},
+                                                       {"BPEDecoder", DecoderKind::kBpe},
+                                                       {"WordPiece", DecoderKind::kWordPiece},
+                                                       {"CTC", DecoderKind::kCtc}}};
 
 DecoderStep read_decoder(const Node& n) {
   DecoderStep s{};
   s.kind = n.at("type").choose(kDecoders, "type");
-  if (s.kind == DecoderKind::kReplace) {
-    s.pattern = read_pattern(n.at("pattern"));
-    s.content = n.at("content").as_string();
-  }
-  if (s.kind == DecoderKind::kStrip) {
-    s.content = read_character(n.at("content"));
-    s.start = n.at("start").as_int();
-    s.stop = n.at("stop").as_int();
-  }
-  if (s.kind == DecoderKind::kMetaspace) {
-    s.content = read_character(n.at("replacement"));
-    s.prepend_scheme = read_prepend_scheme(n);
+  switch (s.kind) {
+    case DecoderKind::kReplace:
+      s.pattern = read_pattern(n.at("pattern"));
+      s.content = n.at("content").as_string();
+      break;
+    case DecoderKind::kStrip:
+      s.content = read_character(n.at("content"));
+      s.start = n.at("start").as_int();
+      s.stop = n.at("stop").as_int();
+      break;
+    case DecoderKind::kMetaspace:
+      s.content = read_character(n.at("replacement"));
+      s.prepend_scheme = read_prepend_scheme(n);
+      break;
+    case DecoderKind::kBpe:
+      s.content = n.at("suffix").as_string();
+      break;
+    case DecoderKind::kWordPiece:
+      s.content = n.at("prefix").as_string();
+      s.cleanup = n.flag("cleanup", true);
+      break;
+    case DecoderKind::kCtc:
+      s.content = n.at("pad_token").as_string();
+      s.word_delimiter = n.at("word_delimiter_token").as_string();
+      s.cleanup = n.flag("cleanup", true);
+      break;
+    default:
+      break;
   }
   return s;
 }
@@ -277,75 +240,31 @@ PostStep read_template(const Node& n) {
   return step;
 }
 
+// The id of ["</s>", 2].
+int32_t read_named_id(const Node& n) {
+  const std::vector<Node> parts = n.items();
+  if (parts.size() != 2) n.bad("a token and its id");
+  return static_cast<int32_t>(parts[1].as_int());
+}
+
 void read_post_processor(const Node& n, std::vector<PostStep>& out) {
   const std::string type = n.at("type").as_string();
   if (type == "ByteLevel") return;  // moves offsets only
-  if (type != "TemplateProcessing")
-    n.unsupported(fmt::format("type '{}'", type), "ByteLevel, TemplateProcessing, Sequence");
-  out.push_back(read_template(n));
-}
-
-AddedToken read_added_token(const Node& n) {
-  AddedToken t;
-  t.id = static_cast<int32_t>(n.at("id").as_int());
-  t.content = n.at("content").as_string();
-  t.special = n.flag("special", false);
-  t.normalized = n.flag("normalized", !t.special);
-  t.lstrip = n.flag("lstrip", false);
-  t.rstrip = n.flag("rstrip", false);
-  t.single_word = n.flag("single_word", false);
-  return t;
-}
-
-std::pair<std::string, std::string> read_merge(const Node& n) {
-  if (n.is_array()) {
-    const std::vector<Node> parts = n.items();
-    if (parts.size() != 2) n.bad("two tokens");
-    return {parts[0].as_string(), parts[1].as_string()};
+  if (type == "BertProcessing" || type == "RobertaProcessing") {
+    out.push_back({{read_named_id(n.at("cls"))}, {read_named_id(n.at("sep"))}});
+  } else if (type == "TemplateProcessing") {
+    out.push_back(read_template(n));
+  } else {
+    n.unsupported(fmt::format("type '{}'", type),
+                  "ByteLevel, TemplateProcessing, BertProcessing, RobertaProcessing, Sequence");
   }
-  const std::string both = n.as_string();
-  const size_t space = both.find(' ');
-  if (space == std::string::npos || both.find(' ', space + 1) != std::string::npos) n.bad("\"token token\"");
-  return {both.substr(0, space), both.substr(space + 1)};
-}
-
-void refuse_if_set(const Node& n, std::string_view key) {
-  const auto value = n.find(key);
-  if (value && !(value->is_string() && value->as_string().empty())) value->unsupported("a value", "null");
-}
-
-BpeSpec read_model(const Node& n) {
-  // Files from before 2020 leave the type out; only BPE has merges.
-  if (const auto type = n.find("type"); type && type->as_string() != "BPE")
-    type->unsupported(fmt::format("model '{}'", type->as_string()), "BPE");
-  for (const std::string_view key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"})
-    refuse_if_set(n, key);
-  BpeSpec m;
-  if (const auto unk = n.find("unk_token"); unk && !unk->as_string().empty()) m.unk_token = unk->as_string();
-  m.fuse_unk = n.flag("fuse_unk", false);
-  m.byte_fallback = n.flag("byte_fallback", false);
-  m.ignore_merges = n.flag("ignore_merges", false);
-  const Node vocab = n.at("vocab");
-  for (const auto& field : vocab.as_object()) {
-    int64_t id;
-    if (field.value.get(id) || id < 0 || id > INT32_MAX)
-      vocab.child(field.value, field.key).bad(fmt::format("a number from 0 to {}", INT32_MAX));
-    m.vocab.emplace_back(field.key, static_cast<int32_t>(id));
-  }
-  const Node merges = n.at("merges");
-  size_t rank = 0;
-  for (element e : merges.as_array()) {
-    m.merges.push_back(read_merge(merges.child(e, std::to_string(rank))));
-    ++rank;
-  }
-  return m;
 }
 
 }  // namespace
 
 TokenizerSpec read_tokenizer_json(std::string_view json, const std::string& where) {
   simdjson::dom::parser parser;
-  element document;
+  simdjson::dom::element document;
   if (const auto error = parser.parse(json.data(), json.size()).get(document))
     fail(Code::kBadFile, "{}: expected JSON, got: {}", where, simdjson::error_message(error));
   const Node top(document, "", where);

@@ -1,4 +1,5 @@
 // TokenizerSpec -> tokenizer.json, and the other files transformers' AutoTokenizer wants beside it.
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -12,20 +13,42 @@ using Json = nlohmann::ordered_json;
 
 std::string quoted(const std::string& text) { return Json(text).dump(); }
 
-const char* normalizer_name(NormalizerKind kind) {
-  switch (kind) {
-    case NormalizerKind::kNfc:
-      return "NFC";
-    case NormalizerKind::kNfd:
-      return "NFD";
-    case NormalizerKind::kNfkc:
-      return "NFKC";
-    case NormalizerKind::kNfkd:
-      return "NFKD";
-    default:
-      break;
+std::string base64(std::string_view bytes) {
+  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  for (size_t i = 0; i < bytes.size(); i += 3) {
+    const auto byte = [&](size_t k) {
+      return k < bytes.size() ? static_cast<uint32_t>(static_cast<unsigned char>(bytes[k])) : 0;
+    };
+    const uint32_t bits = byte(i) << 16 | byte(i + 1) << 8 | byte(i + 2);
+    for (size_t k = 0; k < 4; ++k) out += i + k > bytes.size() ? '=' : kDigits[bits >> (18 - 6 * k) & 63];
   }
-  fail(Code::kInternal, "write_tokenizer_json: expected a Unicode form as normalizer");
+  return out;
+}
+
+Json pattern_json(const SplitPattern& p) { return {{p.is_regex ? "Regex" : "String", p.text}}; }
+
+Json normalizer_json(const NormalizerStep& s) {
+  switch (s.kind) {
+    case NormalizerKind::kNfc:
+      return {{"type", "NFC"}};
+    case NormalizerKind::kPrepend:
+      return {{"type", "Prepend"}, {"prepend", s.content}};
+    case NormalizerKind::kReplace:
+      return {{"type", "Replace"}, {"pattern", pattern_json(s.pattern)}, {"content", s.content}};
+    case NormalizerKind::kStrip:
+      return {{"type", "Strip"}, {"strip_left", s.strip_left}, {"strip_right", s.strip_right}};
+    case NormalizerKind::kPrecompiled:
+      return {{"type", "Precompiled"}, {"precompiled_charsmap", base64(s.charsmap)}};
+    case NormalizerKind::kBert:
+      return {{"type", "BertNormalizer"},
+              {"clean_text", s.clean_text},
+              {"handle_chinese_chars", s.chinese_chars},
+              {"strip_accents", s.strip_accents},
+              {"lowercase", s.lowercase}};
+    default:
+      fail(Code::kInternal, "write_tokenizer_json: expected a normalizer that spec_from_gguf makes");
+  }
 }
 
 const char* behavior_name(SplitBehavior behavior) {
@@ -44,6 +67,10 @@ const char* behavior_name(SplitBehavior behavior) {
   fail(Code::kInternal, "write_tokenizer_json: unknown split behavior");
 }
 
+const char* scheme_name(PrependScheme scheme) {
+  return scheme == PrependScheme::kAlways ? "always" : scheme == PrependScheme::kFirst ? "first" : "never";
+}
+
 Json pre_tokenizer_json(const PreTokenizerStep& s) {
   switch (s.kind) {
     case PreTokenizerKind::kByteLevel:
@@ -53,7 +80,7 @@ Json pre_tokenizer_json(const PreTokenizerStep& s) {
               {"use_regex", s.use_regex}};
     case PreTokenizerKind::kSplit:
       return {{"type", "Split"},
-              {"pattern", {{s.pattern.is_regex ? "Regex" : "String", s.pattern.text}}},
+              {"pattern", pattern_json(s.pattern)},
               {"behavior", behavior_name(s.behavior)},
               {"invert", s.invert}};
     case PreTokenizerKind::kDigits:
@@ -65,9 +92,39 @@ Json pre_tokenizer_json(const PreTokenizerStep& s) {
     case PreTokenizerKind::kWhitespaceSplit:
       return {{"type", "WhitespaceSplit"}};
     case PreTokenizerKind::kMetaspace:
-      break;
+      return {{"type", "Metaspace"},
+              {"replacement", s.replacement},
+              {"prepend_scheme", scheme_name(s.prepend_scheme)},
+              {"split", s.split}};
+    case PreTokenizerKind::kBert:
+      return {{"type", "BertPreTokenizer"}};
+    default:
+      fail(Code::kInternal, "write_tokenizer_json: expected a pre-tokenizer that spec_from_gguf makes");
   }
-  fail(Code::kInternal, "write_tokenizer_json: expected no Metaspace");
+}
+
+Json decoder_json(const DecoderStep& s) {
+  switch (s.kind) {
+    case DecoderKind::kByteLevel:
+      return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+    case DecoderKind::kReplace:
+      return {{"type", "Replace"}, {"pattern", pattern_json(s.pattern)}, {"content", s.content}};
+    case DecoderKind::kByteFallback:
+      return {{"type", "ByteFallback"}};
+    case DecoderKind::kFuse:
+      return {{"type", "Fuse"}};
+    case DecoderKind::kStrip:
+      return {{"type", "Strip"}, {"content", s.content}, {"start", s.start}, {"stop", s.stop}};
+    case DecoderKind::kMetaspace:
+      return {{"type", "Metaspace"},
+              {"replacement", s.content},
+              {"prepend_scheme", scheme_name(s.prepend_scheme)},
+              {"split", true}};
+    case DecoderKind::kWordPiece:
+      return {{"type", "WordPiece"}, {"prefix", s.content}, {"cleanup", s.cleanup}};
+    default:
+      fail(Code::kInternal, "write_tokenizer_json: expected a decoder that spec_from_gguf makes");
+  }
 }
 
 // One step as it is, several as a Sequence, none as null.
@@ -108,25 +165,61 @@ Json added_token_json(const AddedToken& t) {
 }
 
 // By hand: vocabularies are large, and ordered_json would search the whole object at every insertion.
-std::string model_json(const BpeSpec& m) {
-  std::string out = R"({"type":"BPE","dropout":null,"unk_token":)";
-  out += m.unk_token ? quoted(*m.unk_token) : "null";
-  out += R"(,"continuing_subword_prefix":null,"end_of_word_suffix":null)";
-  out += fmt::format(R"(,"fuse_unk":{},"byte_fallback":{},"ignore_merges":{},"vocab":{{)", m.fuse_unk,
-                     m.byte_fallback, m.ignore_merges);
+std::string vocab_json(const ModelSpec& m) {
+  std::string out;
   const char* comma = "";
   for (const auto& [token, id] : m.vocab) {
     out += fmt::format("{}\n{}:{}", comma, quoted(token), id);
     comma = ",";
   }
-  out += "},\n\"merges\":[";
-  comma = "";
-  // "a b" rather than ["a","b"]: readers before tokenizers 0.20 know only this form.
+  return out;
+}
+
+std::string bpe_json(const ModelSpec& m) {
+  std::string out = R"({"type":"BPE","dropout":null,"unk_token":)";
+  out += m.unk_token ? quoted(*m.unk_token) : "null";
+  out += R"(,"continuing_subword_prefix":null,"end_of_word_suffix":null)";
+  out += fmt::format(R"(,"fuse_unk":{},"byte_fallback":{},"ignore_merges":{},"vocab":{{)", m.fuse_unk,
+                     m.byte_fallback, m.ignore_merges);
+  out += vocab_json(m) + "},\n\"merges\":[";
+  // "a b" rather than ["a","b"]: readers before tokenizers 0.20 know only this form. Tokens with spaces have no other.
+  const bool spaces = std::any_of(m.merges.begin(), m.merges.end(), [](const auto& pair) {
+    return (pair.first + pair.second).find(' ') != std::string::npos;
+  });
+  const char* comma = "";
   for (const auto& [left, right] : m.merges) {
-    out += fmt::format("{}\n{}", comma, quoted(left + " " + right));
+    out += spaces ? fmt::format("{}\n[{},{}]", comma, quoted(left), quoted(right))
+                  : fmt::format("{}\n{}", comma, quoted(left + " " + right));
     comma = ",";
   }
   return out + "]}";
+}
+
+std::string unigram_json(const ModelSpec& m) {
+  std::string out = fmt::format(R"({{"type":"Unigram","unk_id":{},"byte_fallback":{},"vocab":[)",
+                                m.unk_id ? std::to_string(*m.unk_id) : "null", m.byte_fallback);
+  for (size_t i = 0; i < m.vocab.size(); ++i)
+    out += fmt::format("{}\n[{},{}]", i > 0 ? "," : "", quoted(m.vocab[i].first), m.scores[i]);
+  return out + "]}";
+}
+
+std::string word_piece_json(const ModelSpec& m) {
+  return fmt::format(
+      R"({{"type":"WordPiece","unk_token":{},"continuing_subword_prefix":{},"max_input_chars_per_word":{},"vocab":{{{}}}}})",
+      quoted(m.unk_token.value_or("[UNK]")), quoted(m.subword_prefix), m.longest_word, vocab_json(m));
+}
+
+std::string model_json(const ModelSpec& m) {
+  switch (m.kind) {
+    case ModelKind::kBpe:
+      return bpe_json(m);
+    case ModelKind::kUnigram:
+      return unigram_json(m);
+    case ModelKind::kWordPiece:
+      return word_piece_json(m);
+    default:
+      fail(Code::kInternal, "write_tokenizer_json: expected a model that spec_from_gguf makes");
+  }
 }
 
 std::map<int32_t, std::string> names_by_id(const TokenizerSpec& spec) {
@@ -165,22 +258,21 @@ std::string tokenizer_config_json(const TokenizerSpec& spec, const GgufVocab& vo
 }  // namespace
 
 std::string write_tokenizer_json(const TokenizerSpec& spec) {
-  std::vector<Json> added, normalizers, pre_tokenizers;
+  std::vector<Json> added, normalizers, pre_tokenizers, decoders;
   for (const AddedToken& t : spec.added_tokens) {
     Json token{{"id", t.id}};
     token.update(added_token_json(t));
     added.push_back(std::move(token));
   }
-  for (const NormalizerStep& s : spec.normalizer) normalizers.push_back({{"type", normalizer_name(s.kind)}});
+  for (const NormalizerStep& s : spec.normalizer) normalizers.push_back(normalizer_json(s));
   for (const PreTokenizerStep& s : spec.pre_tokenizer) pre_tokenizers.push_back(pre_tokenizer_json(s));
-  const Json byte_level = {
-      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+  for (const DecoderStep& s : spec.decoder) decoders.push_back(decoder_json(s));
   Json head = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}};
   head["added_tokens"] = added;
   head["normalizer"] = sequence(std::move(normalizers), "normalizers");
   head["pre_tokenizer"] = sequence(std::move(pre_tokenizers), "pretokenizers");
   head["post_processor"] = post_processor_json(spec.post_processor, names_by_id(spec));
-  head["decoder"] = byte_level;
+  head["decoder"] = sequence(std::move(decoders), "decoders");
   std::string out = head.dump(2);
   out.resize(out.size() - 2);  // "\n}": the model follows
   return out + ",\n  \"model\": " + model_json(spec.model) + "\n}\n";

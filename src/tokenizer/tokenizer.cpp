@@ -5,13 +5,12 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/system.h"
 #include "tokenizer/added_tokens.h"
-#include "tokenizer/bpe.h"
 #include "tokenizer/decoder.h"
 #include "tokenizer/normalizer.h"
 #include "tokenizer/pre_tokenizer.h"
 #include "tokenizer/spec.h"
+#include "tokenizer/token_model.h"
 #include "tokenizer/unicode.h"
 #include "tokenizer/word_cache.h"
 
@@ -21,9 +20,9 @@ namespace {
 // Ids index arrays here and rows of the embedding, so a file must not name one far beyond what it lists.
 constexpr int64_t kMostUnusedIds = 1 << 20;
 
-class BpeTokenizer final : public Tokenizer {
+class ModelTokenizer final : public Tokenizer {
  public:
-  BpeTokenizer(const TokenizerSpec& spec, const std::string& where);
+  ModelTokenizer(const TokenizerSpec& spec, const std::string& where);
 
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override;
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const override;
@@ -41,7 +40,7 @@ class BpeTokenizer final : public Tokenizer {
 
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
-  Bpe bpe_;
+  std::unique_ptr<const TokenModel> model_;
   Decoder decoder_;
   std::vector<PostStep> post_;
   AddedTokenMatcher raw_added_, normalized_added_;
@@ -51,10 +50,10 @@ class BpeTokenizer final : public Tokenizer {
   mutable WordCache cache_;
 };
 
-BpeTokenizer::BpeTokenizer(const TokenizerSpec& spec, const std::string& where)
+ModelTokenizer::ModelTokenizer(const TokenizerSpec& spec, const std::string& where)
     : normalizer_(spec.normalizer, where),
       pre_tokenizer_(spec.pre_tokenizer, where),
-      bpe_(spec.model, where),
+      model_(TokenModel::make(spec.model, where)),
       decoder_(spec.decoder, where),
       post_(spec.post_processor),
       raw_added_(matcher(spec.added_tokens, false)),
@@ -71,7 +70,7 @@ BpeTokenizer::BpeTokenizer(const TokenizerSpec& spec, const std::string& where)
   for (const auto& [token, id] : spec.model.vocab) place(token, id, where);
   for (const AddedToken& t : spec.added_tokens) {
     if (t.content.empty()) continue;
-    const auto in_vocab = bpe_.id_of(t.content);
+    const auto in_vocab = model_->id_of(t.content);
     if (in_vocab && *in_vocab != t.id)
       fail(Code::kBadFile, "{}: added token '{}': expected id {} of the vocabulary, got {}", where, t.content,
            *in_vocab, t.id);
@@ -86,7 +85,7 @@ BpeTokenizer::BpeTokenizer(const TokenizerSpec& spec, const std::string& where)
           fail(Code::kBadFile, "{}: post_processor: expected an id of the vocabulary, got {}", where, id);
 }
 
-void BpeTokenizer::place(const std::string& token, int32_t id, const std::string& where) {
+void ModelTokenizer::place(const std::string& token, int32_t id, const std::string& where) {
   if (id < 0) fail(Code::kBadFile, "{}: token '{}': expected an id of 0 or more, got {}", where, token, id);
   if (known_[id])
     fail(Code::kBadFile, "{}: id {}: expected one token, got '{}' and '{}'", where, id, tokens_[id], token);
@@ -95,7 +94,7 @@ void BpeTokenizer::place(const std::string& token, int32_t id, const std::string
 }
 
 // Tokens that are looked for before (false) or after (true) normalization.
-AddedTokenMatcher BpeTokenizer::matcher(const std::vector<AddedToken>& added, bool normalized) const {
+AddedTokenMatcher ModelTokenizer::matcher(const std::vector<AddedToken>& added, bool normalized) const {
   std::vector<AddedToken> tokens;
   std::vector<std::string> contents;
   for (const AddedToken& t : added) {
@@ -106,7 +105,7 @@ AddedTokenMatcher BpeTokenizer::matcher(const std::vector<AddedToken>& added, bo
   return {std::move(tokens), std::move(contents)};
 }
 
-std::vector<int32_t> BpeTokenizer::encode(std::string_view text, bool add_special_tokens) const {
+std::vector<int32_t> ModelTokenizer::encode(std::string_view text, bool add_special_tokens) const {
   std::string repaired;
   if (!is_valid_utf8(text)) text = repaired = replace_invalid_utf8(text);
   std::vector<int32_t> ids;
@@ -120,7 +119,7 @@ std::vector<int32_t> BpeTokenizer::encode(std::string_view text, bool add_specia
     if (normalizer_.empty()) {
       encode_segment(segment.text, at_start, ids);
     } else {
-      encode_segment(normalizer_.apply(segment.text), at_start, ids);
+      encode_segment(normalizer_.apply(segment.text, at_start), at_start, ids);
     }
   }
   if (!add_special_tokens) return ids;
@@ -131,7 +130,7 @@ std::vector<int32_t> BpeTokenizer::encode(std::string_view text, bool add_specia
   return ids;
 }
 
-void BpeTokenizer::encode_segment(std::string_view text, bool at_start, std::vector<int32_t>& ids) const {
+void ModelTokenizer::encode_segment(std::string_view text, bool at_start, std::vector<int32_t>& ids) const {
   for (const auto& segment : normalized_added_.split(text)) {
     if (segment.id >= 0) {
       ids.push_back(segment.id);
@@ -143,15 +142,15 @@ void BpeTokenizer::encode_segment(std::string_view text, bool at_start, std::vec
   }
 }
 
-void BpeTokenizer::encode_word(std::string_view word, std::vector<int32_t>& ids) const {
+void ModelTokenizer::encode_word(std::string_view word, std::vector<int32_t>& ids) const {
   const bool cached = word.size() <= WordCache::kLongestWord;
   if (cached && cache_.append(word, ids)) return;
   const size_t before = ids.size();
-  bpe_.encode_word(word, pre_tokenizer_.byte_level(), ids);
+  model_->encode_word(word, pre_tokenizer_.byte_level(), ids);
   if (cached) cache_.put(word, {ids.begin() + static_cast<ptrdiff_t>(before), ids.end()});
 }
 
-std::string BpeTokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
+std::string ModelTokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
   std::vector<std::string> tokens;
   tokens.reserve(ids.size());
   for (const int32_t id : ids)
@@ -159,34 +158,31 @@ std::string BpeTokenizer::decode(std::span<const int32_t> ids, bool skip_special
   return replace_invalid_utf8(decoder_.decode(std::move(tokens)));
 }
 
-std::string BpeTokenizer::token_bytes(int32_t id) const {
+std::string ModelTokenizer::token_bytes(int32_t id) const {
   return known(id) ? decoder_.token_bytes(tokens_[id]) : std::string();
 }
 
-std::optional<int32_t> BpeTokenizer::id_of(std::string_view token) const {
+std::optional<int32_t> ModelTokenizer::id_of(std::string_view token) const {
   if (const auto it = added_ids_.find(token); it != added_ids_.end()) return it->second;
-  return bpe_.id_of(token);
+  return model_->id_of(token);
 }
 
 }  // namespace
 
 std::shared_ptr<const Tokenizer> make_tokenizer(const TokenizerSpec& spec, const std::string& where) {
-  return std::make_shared<BpeTokenizer>(spec, where);
+  return std::make_shared<ModelTokenizer>(spec, where);
 }
 
 std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view json, const std::string& where) {
   return make_tokenizer(read_tokenizer_json(json, where), where);
 }
 
-std::shared_ptr<const Tokenizer> Tokenizer::from_gguf(const GgufVocab& vocab, const std::string& where) {
-  return make_tokenizer(spec_from_gguf(vocab, where), where);
+std::shared_ptr<const Tokenizer> Tokenizer::from_sentencepiece(std::string_view model, const std::string& where) {
+  return make_tokenizer(spec_from_sentencepiece(model, where), where);
 }
 
-std::shared_ptr<const Tokenizer> Tokenizer::from_dir(const std::filesystem::path& dir) {
-  const auto path = dir / "tokenizer.json";
-  if (!std::filesystem::is_regular_file(path))
-    fail(Code::kNotFound, "{}: expected a tokenizer.json in this folder, found none", dir.string());
-  return from_json(read_text_file(path), path.string());
+std::shared_ptr<const Tokenizer> Tokenizer::from_gguf(const GgufVocab& vocab, const std::string& where) {
+  return make_tokenizer(spec_from_gguf(vocab, where), where);
 }
 
 }  // namespace awq

@@ -1,5 +1,5 @@
-// Text <-> token ids, exactly as the model's own tokenizer.json (Hugging Face `tokenizers`) or GGUF vocabulary
-// defines them. Thread-safe after construction.
+// Text <-> token ids, exactly as the model's own tokenizer.json (Hugging Face `tokenizers`), SentencePiece model or
+// GGUF vocabulary defines them. Thread-safe after construction.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -16,14 +16,15 @@ namespace awq {
 // The vocabulary part of a GGUF file (docs/formats.md, section h), handed over by checkpoint/ so that this room needs
 // no file format.
 struct GgufVocab {
-  std::string model;  // tokenizer.ggml.model: "gpt2", "llama", ...
+  std::string model;  // tokenizer.ggml.model: "gpt2", "llama", "t5", "bert", ...
   std::string pre;    // tokenizer.ggml.pre
   std::vector<std::string> tokens;
   std::vector<int32_t> token_type;  // 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
   std::vector<float> scores;
   std::vector<std::string> merges;
-  std::optional<int32_t> bos, eos, eot, unk, pad;
-  std::optional<bool> add_bos, add_eos, add_space_prefix;
+  std::optional<int32_t> bos, eos, eot, unk, pad, sep;
+  std::optional<bool> add_bos, add_eos, add_space_prefix, remove_extra_whitespaces;
+  std::string charsmap;  // tokenizer.ggml.precompiled_charsmap
   std::string chat_template;
   std::vector<std::pair<std::string, std::string>> named_templates;  // name -> template, beside the default one
 };
@@ -33,7 +34,11 @@ class Tokenizer {
   // Contents of a tokenizer.json; `where` names the file in errors (kBadFile, kUnsupported).
   static std::shared_ptr<const Tokenizer> from_json(std::string_view json, const std::string& where);
   static std::shared_ptr<const Tokenizer> from_gguf(const GgufVocab& vocab, const std::string& where);
-  // Directory holding tokenizer.json. kNotFound names what was looked for.
+  // Contents of a SentencePiece .model; ids and text as the SentencePiece library gives them, and its control pieces
+  // ("<s>") recognised in the text (kBadFile, kUnsupported).
+  static std::shared_ptr<const Tokenizer> from_sentencepiece(std::string_view model, const std::string& where);
+  // Directory holding tokenizer.json or, with what the JSON files beside it say, tokenizer.model. kNotFound names what
+  // was looked for.
   static std::shared_ptr<const Tokenizer> from_dir(const std::filesystem::path& dir);
   virtual ~Tokenizer() = default;
 

@@ -4,6 +4,7 @@
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
+#include <unicode/uscript.h>
 #include <unicode/utf8.h>
 
 #include <algorithm>
@@ -12,8 +13,6 @@
 
 namespace awq {
 namespace {
-
-constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 
 // Range of the second byte after each lead byte (Unicode 15, table 3-7); hi == 0: not a lead byte.
 struct SecondByte {
@@ -83,10 +82,15 @@ std::string replace_invalid_utf8(std::string_view bytes) {
   out.reserve(bytes.size());
   for (size_t pos = 0; pos < bytes.size();) {
     const Sequence s = sequence_at(bytes, pos);
-    out += s.valid ? bytes.substr(pos, s.length) : kReplacement;
+    out += s.valid ? bytes.substr(pos, s.length) : kReplacementCharacter;
     pos += s.length;
   }
   return out;
+}
+
+size_t valid_utf8_at(std::string_view bytes, size_t pos) {
+  const Sequence s = sequence_at(bytes, pos);
+  return s.valid ? s.length : 0;
 }
 
 size_t incomplete_utf8_suffix(std::string_view bytes) {
@@ -125,6 +129,21 @@ bool is_word(char32_t c) {
   return u_isUAlphabetic(u) || (U_MASK(u_charType(u)) & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0 ||
          u_hasBinaryProperty(u, UCHAR_JOIN_CONTROL);
 }
+
+bool is_punctuation(char32_t c) {
+  return u_ispunct(static_cast<UChar32>(c)) ||
+         (c < 0x80 && std::string_view("$+<=>^`|~").find(static_cast<char>(c)) != std::string_view::npos);
+}
+bool is_mark(char32_t c) { return (U_MASK(u_charType(static_cast<UChar32>(c))) & U_GC_M_MASK) != 0; }
+bool is_nonspacing_mark(char32_t c) { return u_charType(static_cast<UChar32>(c)) == U_NON_SPACING_MARK; }
+bool is_other(char32_t c) { return (U_MASK(u_charType(static_cast<UChar32>(c))) & U_GC_C_MASK) != 0; }
+
+int script_of(char32_t c) {
+  UErrorCode error = U_ZERO_ERROR;
+  return uscript_getScript(static_cast<UChar32>(c), &error);
+}
+const int kScriptHan = USCRIPT_HAN, kScriptHiragana = USCRIPT_HIRAGANA, kScriptKatakana = USCRIPT_KATAKANA,
+          kScriptUnknown = USCRIPT_UNKNOWN;
 
 std::string normalize_unicode(std::string_view text, NormalForm form) {
   if (is_ascii(text)) return std::string(text);          // ASCII is its own normal form

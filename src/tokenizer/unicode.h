@@ -10,6 +10,9 @@ bool is_valid_utf8(std::string_view text);
 // Every maximal invalid part becomes one U+FFFD (Unicode 15, section 3.9, table 3-8; what Rust and browsers
 // do).
 std::string replace_invalid_utf8(std::string_view bytes);
+inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+FFFD
+// Bytes of the valid sequence that begins at `pos`, 0 if there is none.
+size_t valid_utf8_at(std::string_view bytes, size_t pos);
 // Length of the trailing bytes that begin a valid sequence but do not end it: 0 to 3.
 size_t incomplete_utf8_suffix(std::string_view bytes);
 
@@ -27,6 +30,17 @@ void append_utf8(std::string& out, char32_t c);
 bool is_white_space(char32_t c);  // White_Space
 bool is_number(char32_t c);       // general category N
 bool is_word(char32_t c);         // \w of UTS #18: Alphabetic, M, Nd, Pc, Join_Control
+
+bool is_punctuation(char32_t c);      // general category P, and ASCII's own symbols
+bool is_mark(char32_t c);             // general category M
+bool is_nonspacing_mark(char32_t c);  // general category Mn
+bool is_other(char32_t c);            // general category C
+
+// End of the extended grapheme cluster (UAX #29) that starts at `pos`.
+size_t grapheme_end(std::string_view text, size_t pos);
+// Number of the Script property; equal numbers, equal scripts.
+int script_of(char32_t c);
+extern const int kScriptHan, kScriptHiragana, kScriptKatakana, kScriptUnknown;
 
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 std::string normalize_unicode(std::string_view text, NormalForm form);

@@ -8,7 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "tokenizer/bpe.h"
+#include "tokenizer/token_model.h"
 
 namespace awq {
 

@@ -10,7 +10,7 @@ namespace {
 
 // Sennrich et al. 2016, algorithm 1, as written: find the best pair, join its leftmost occurrence, look
 // again.
-std::vector<std::string> reference(const BpeSpec& spec, const std::string& word) {
+std::vector<std::string> reference(const ModelSpec& spec, const std::string& word) {
   std::vector<std::string> parts;
   for (const char c : word) parts.emplace_back(1, c);
   for (;;) {
@@ -29,7 +29,7 @@ std::vector<std::string> reference(const BpeSpec& spec, const std::string& word)
 TEST(Bpe, EqualsTheTextbookAlgorithm) {
   std::mt19937 random(7);
   for (int round = 0; round < 40; ++round) {
-    BpeSpec spec;
+    ModelSpec spec;
     for (const char* c : {"a", "b", "c", "d"}) spec.vocab.emplace_back(c, spec.vocab.size());
     while (spec.merges.size() < 12) {
       const auto pick = [&] { return spec.vocab[random() % spec.vocab.size()].first; };

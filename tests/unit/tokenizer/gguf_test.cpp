@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "fixtures.h"
+#include "tokenizer/gguf_pre.h"
 
 namespace awq {
 namespace {
@@ -57,11 +58,8 @@ INSTANTIATE_TEST_SUITE_P(Recorded, GgufFamily,
 
 TEST(Gguf, EveryKnownPreTokenizerRoundTrips) {
   const Json recorded = fixtures::load("gpt2");
-  for (const char* pre : {"default",          "gpt-2",       "phi-2",     "mpt",       "olmo",
-                          "smollm",           "starcoder",   "refact",    "command-r", "llama-bpe",
-                          "llama3",           "llama-v3",    "smaug-bpe", "dbrx",      "qwen2",
-                          "deepseek-r1-qwen", "qwen35",      "tekken",    "gpt-4o",    "llama4",
-                          "deepseek-coder",   "deepseek-v3", "falcon"}) {
+  ASSERT_GT(gguf_pre_names().size(), 60u);
+  for (const std::string& pre : gguf_pre_names()) {
     SCOPED_TRACE(pre);
     const GgufVocab vocab = fixtures::gguf_vocab(recorded["tokenizer"], pre);
     const auto direct = Tokenizer::from_gguf(vocab, "model.gguf");
@@ -112,8 +110,12 @@ TEST(Gguf, SaysWhatItDoesNotSupport) {
   expect_error(Code::kUnsupported, {"model.gguf", "tokenizer.ggml.pre 'jabberwock'", "smollm", "qwen2"},
                load(v));
   v = good;
+  v.model = "rwkv";
+  expect_error(Code::kUnsupported, {"model.gguf", "tokenizer.ggml.model 'rwkv'", "gpt2, llama"}, load(v));
   v.model = "llama";
-  expect_error(Code::kUnsupported, {"model.gguf", "tokenizer.ggml.model 'llama'", "gpt2"}, load(v));
+  expect_error(Code::kBadFile, {"tokenizer.ggml.scores", "got none"}, load(v));
+  v.scores.assign(v.tokens.size() - 1, 0.0f);
+  expect_error(Code::kBadFile, {"tokenizer.ggml.scores", "one per token"}, load(v));
   v = good;
   v.tokens.clear();
   v.token_type.clear();
