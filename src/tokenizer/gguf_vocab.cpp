@@ -9,6 +9,7 @@
 #include "tokenizer/gguf_pre.h"
 #include "tokenizer/spec.h"
 #include "tokenizer/unicode.h"
+#include "tokenizer/unigram.h"
 
 namespace awq {
 namespace {
@@ -224,7 +225,7 @@ TokenizerSpec t5_spec(const GgufVocab& vocab, const std::string& where) {
   spec.pre_tokenizer.push_back(std::move(metaspace));
   add_vocab(vocab, spec);
   spec.model.kind = ModelKind::kUnigram;
-  spec.model.scores.assign(vocab.scores.begin(), vocab.scores.end());
+  for (const float score : vocab.scores) spec.model.scores.push_back(score_as_read(static_cast<double>(score)));
   spec.model.unk_id = checked_id(vocab.unk, "unknown_token_id", vocab, where);
   add_ends(vocab, false, true, spec, where);
   return spec;

@@ -87,11 +87,11 @@ std::string apply_bert(const NormalizerStep& s, std::string_view text) {
   for (size_t pos = 0; pos < text.size();) {
     const size_t begin = pos;
     const char32_t c = next_code_point(text, pos);
-    const bool space = c == '\t' || c == '\n' || c == '\r' || is_white_space(c);
-    if (s.clean_text && (c == 0 || c == 0xfffd || (!space && is_other(c)))) continue;
+    const bool control = c != '\t' && c != '\n' && c != '\r' && is_other(c);
+    if (s.clean_text && (c == 0 || c == 0xfffd || control)) continue;
     const bool apart = s.chinese_chars && is_chinese(c);
     if (apart) out += ' ';
-    out += s.clean_text && space ? " " : text.substr(begin, pos - begin);
+    out += s.clean_text && is_white_space(c) ? " " : text.substr(begin, pos - begin);
     if (apart) out += ' ';
   }
   if (s.strip_accents)

@@ -2,6 +2,7 @@
 #include <array>
 
 #include "tokenizer/spec_parts.h"
+#include "tokenizer/unigram.h"
 
 namespace awq {
 namespace {
@@ -62,7 +63,7 @@ void read_unigram(const Node& n, ModelSpec& m) {
     const std::vector<Node> parts = entry.items();
     if (parts.size() != 2) entry.bad("a token and its score");
     m.vocab.emplace_back(parts[0].as_string(), static_cast<int32_t>(m.vocab.size()));
-    m.scores.push_back(parts[1].as_number());
+    m.scores.push_back(score_as_read(parts[1].as_number()));
   }
   if (const auto unk = n.find("unk_id")) {
     if (m.vocab.empty()) unk->bad("none for an empty vocabulary");

@@ -3,11 +3,13 @@
 #include <simdjson.h>
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
+#include <unicode/uniset.h>
 #include <unicode/uchar.h>
 #include <unicode/uscript.h>
 #include <unicode/utf8.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "base/error.h"
 
@@ -52,25 +54,38 @@ bool is_ascii(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<signed char>(c) >= 0; });
 }
 
-const icu::Normalizer2& normalizer(NormalForm form) {
-  UErrorCode error = U_ZERO_ERROR;
-  const icu::Normalizer2* n = nullptr;
+const icu::Normalizer2* unfiltered(NormalForm form, UErrorCode& error) {
   switch (form) {
     case NormalForm::kNfc:
-      n = icu::Normalizer2::getNFCInstance(error);
-      break;
+      return icu::Normalizer2::getNFCInstance(error);
     case NormalForm::kNfd:
-      n = icu::Normalizer2::getNFDInstance(error);
-      break;
+      return icu::Normalizer2::getNFDInstance(error);
     case NormalForm::kNfkc:
-      n = icu::Normalizer2::getNFKCInstance(error);
-      break;
+      return icu::Normalizer2::getNFKCInstance(error);
     case NormalForm::kNfkd:
-      n = icu::Normalizer2::getNFKDInstance(error);
-      break;
+      return icu::Normalizer2::getNFKDInstance(error);
   }
-  check_internal(U_SUCCESS(error) && n, "ICU carries its normalization data");
-  return *n;
+  return nullptr;
+}
+
+// The forms of Unicode 9, which `tokenizers` has: code points that are newer stay, and nothing moves across them.
+const icu::Normalizer2& normalizer(NormalForm form) {
+  struct Forms {
+    icu::UnicodeSet old;
+    std::vector<icu::FilteredNormalizer2> forms;
+    Forms() {
+      UErrorCode error = U_ZERO_ERROR;
+      old.applyPattern(icu::UnicodeString(u"[:age=9.0:]"), error);
+      old.freeze();
+      for (const NormalForm f : {NormalForm::kNfc, NormalForm::kNfd, NormalForm::kNfkc, NormalForm::kNfkd}) {
+        const icu::Normalizer2* n = unfiltered(f, error);
+        check_internal(U_SUCCESS(error) && n, "ICU carries its normalization data");
+        forms.emplace_back(*n, old);
+      }
+    }
+  };
+  static const Forms all;
+  return all.forms[static_cast<size_t>(form)];
 }
 
 }  // namespace
@@ -130,13 +145,34 @@ bool is_word(char32_t c) {
          u_hasBinaryProperty(u, UCHAR_JOIN_CONTROL);
 }
 
-bool is_punctuation(char32_t c) {
-  return u_ispunct(static_cast<UChar32>(c)) ||
-         (c < 0x80 && std::string_view("$+<=>^`|~").find(static_cast<char>(c)) != std::string_view::npos);
+namespace {
+
+// `tokenizers` reads categories from tables of Unicode 8 (BERT, punctuation) and 9 (accents, normalization), in which
+// later code points are not assigned; and of the older ones some had another category.
+bool is_older_than(char32_t c, uint8_t major) {
+  if (c < 0x80) return true;
+  UVersionInfo age;
+  u_charAge(static_cast<UChar32>(c), age);
+  return age[0] < major;
 }
-bool is_mark(char32_t c) { return (U_MASK(u_charType(static_cast<UChar32>(c))) & U_GC_M_MASK) != 0; }
-bool is_nonspacing_mark(char32_t c) { return u_charType(static_cast<UChar32>(c)) == U_NON_SPACING_MARK; }
-bool is_other(char32_t c) { return (U_MASK(u_charType(static_cast<UChar32>(c))) & U_GC_C_MASK) != 0; }
+bool in_category(char32_t c, uint32_t mask) { return (U_MASK(u_charType(static_cast<UChar32>(c))) & mask) != 0; }
+
+}  // namespace
+
+bool is_punctuation(char32_t c) {
+  if (c < 0x80 && std::string_view("$+<=>^`|~").find(static_cast<char>(c)) != std::string_view::npos) return true;
+  return (in_category(c, U_GC_P_MASK) && is_older_than(c, 9)) || c == 0x166d || c == 0x111c9;
+}
+bool is_mark(char32_t c) {
+  return (in_category(c, U_GC_M_MASK) && is_older_than(c, 10) && c != 0x111c9) || c == 0x1cf2 || c == 0x1cf3;
+}
+bool is_nonspacing_mark(char32_t c) {
+  if (c == 0x1885 || c == 0x1886 || c == 0xa9bd || c == 0x111c9) return false;
+  return (in_category(c, U_GC_MN_MASK) && is_older_than(c, 9)) || c == 0x1734;
+}
+bool is_other(char32_t c) {
+  return in_category(c, U_GC_CC_MASK | U_GC_CF_MASK | U_GC_CO_MASK | U_GC_CS_MASK) && is_older_than(c, 9);
+}
 
 int script_of(char32_t c) {
   UErrorCode error = U_ZERO_ERROR;

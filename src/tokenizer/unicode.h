@@ -31,10 +31,11 @@ bool is_white_space(char32_t c);  // White_Space
 bool is_number(char32_t c);       // general category N
 bool is_word(char32_t c);         // \w of UTS #18: Alphabetic, M, Nd, Pc, Join_Control
 
+// As `tokenizers` knows them, which is by the tables of Unicode 8 or 9:
 bool is_punctuation(char32_t c);      // general category P, and ASCII's own symbols
 bool is_mark(char32_t c);             // general category M
 bool is_nonspacing_mark(char32_t c);  // general category Mn
-bool is_other(char32_t c);            // general category C
+bool is_other(char32_t c);            // general category C, assigned
 
 // End of the extended grapheme cluster (UAX #29) that starts at `pos`.
 size_t grapheme_end(std::string_view text, size_t pos);
@@ -42,6 +43,7 @@ size_t grapheme_end(std::string_view text, size_t pos);
 int script_of(char32_t c);
 extern const int kScriptHan, kScriptHiragana, kScriptKatakana, kScriptUnknown;
 
+// The forms of Unicode 9 (see above).
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 std::string normalize_unicode(std::string_view text, NormalForm form);
 // Each code point on its own, so without the final sigma rule.

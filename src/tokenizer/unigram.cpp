@@ -1,6 +1,9 @@
 #include "tokenizer/unigram.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "base/error.h"
@@ -14,6 +17,31 @@ constexpr double kUnknownPenalty = 10.0;  // below the worst piece
 
 }  // namespace
 
+// serde_json, with which `tokenizers` reads its files, rounds the digits to a double and then divides: often one unit
+// in the last place off, which decides ties between sums. Files hold the shortest digits that give a double back.
+double score_as_read(double exact) {
+  if (!std::isfinite(exact)) return exact;
+  char text[32];
+  const auto end = std::to_chars(text, text + sizeof text, std::fabs(exact), std::chars_format::scientific).ptr;
+  uint64_t digits = 0;
+  int decimals = 0;
+  const char* c = text;
+  for (bool fraction = false; c != end && *c != 'e'; ++c) {
+    if (*c == '.') {
+      fraction = true;
+      continue;
+    }
+    digits = digits * 10 + static_cast<uint64_t>(*c - '0');
+    decimals += fraction;
+  }
+  const int exponent = std::atoi(c + 1) - decimals;
+  if (std::abs(exponent) > 308) return exact;
+  // Read, not computed, so that the powers are exact to the last place.
+  const double power = std::strtod(fmt::format("1e{}", std::abs(exponent)).c_str(), nullptr);
+  const double value = exponent < 0 ? static_cast<double>(digits) / power : static_cast<double>(digits) * power;
+  return std::signbit(exact) ? -value : value;
+}
+
 Unigram::Unigram(const ModelSpec& spec, const std::string& where)
     : TokenModel(spec, where),
       scores_(spec.vocab.size()),
@@ -24,7 +52,6 @@ Unigram::Unigram(const ModelSpec& spec, const std::string& where)
     fail(Code::kBadFile, "{}: expected {} scores, one per token, got {}", where, n, spec.scores.size());
   const auto type = [&](size_t i) { return sentencepiece_ ? spec.types[i] : PieceType::kNormal; };
   min_score_ = std::numeric_limits<double>::infinity();
-  max_score_ = std::numeric_limits<float>::min();  // as the SentencePiece library starts
   std::vector<std::pair<std::string_view, int32_t>> entries;
   for (size_t i = 0; i < n; ++i) {
     const int32_t id = spec.vocab[i].second;
@@ -32,10 +59,7 @@ Unigram::Unigram(const ModelSpec& spec, const std::string& where)
       fail(Code::kBadFile, "{}: expected ids 0 to {}, got {}", where, n - 1, id);
     scores_[id] = spec.scores[i];
     user_defined_[id] = type(i) == PieceType::kUserDefined;
-    if (type(i) == PieceType::kNormal) {
-      min_score_ = std::min(min_score_, spec.scores[i]);
-      max_score_ = std::max(max_score_, spec.scores[i]);
-    }
+    if (type(i) == PieceType::kNormal) min_score_ = std::min(min_score_, spec.scores[i]);
     // Of pieces written alike only the last is found; an unused one is found by nobody.
     if (type(i) == PieceType::kNormal || type(i) == PieceType::kUserDefined)
       entries.emplace_back(spec.vocab[i].first, id);
@@ -43,9 +67,9 @@ Unigram::Unigram(const ModelSpec& spec, const std::string& where)
   trie_ = ByteTrie(std::move(entries));
 }
 
+// User-defined symbols beat every piece (SentencePiece 0.2.3; earlier versions had another bonus, and other ties).
 double Unigram::score(int32_t id, size_t length) const {
-  if (!user_defined_[id]) return scores_[id];
-  return static_cast<double>(static_cast<float>(length) * static_cast<float>(max_score_)) - 0.1;
+  return user_defined_[id] ? static_cast<double>(static_cast<float>(length) * 0.1f - 0.1f) : scores_[id];
 }
 
 // ends[i]: the last piece of the best way to cut the first i bytes. Sum: double, or float where sums are rounded as
@@ -60,18 +84,19 @@ void Unigram::best_cuts(std::string_view word, std::vector<Cut>& ends) const {
   for (size_t begin = 0; begin < word.size();) {
     const size_t character = utf8_length(word[begin]);
     const Sum here = sums[begin];
-    const auto offer = [&](size_t end, int32_t id, double sum) {
-      if (ends[end].begin != kNone && !(sum > static_cast<double>(sums[end]))) return;
-      sums[end] = static_cast<Sum>(sum);
+    const auto offer = [&](size_t end, int32_t id, double added) {
+      const auto sum = static_cast<Sum>(added + static_cast<double>(here));
+      if (ends[end].begin != kNone && !(sum > sums[end])) return;
+      sums[end] = sum;
       ends[end] = {begin, id};
     };
     bool whole_character = false;
     trie_.each_prefix(word, begin, [&](size_t length, int32_t id) {
       // Text that spells the unknown token is unknown to `tokenizers`, at that token's score.
-      offer(begin + length, unk_ == id ? -1 : id, score(id, length) + static_cast<double>(here));
+      offer(begin + length, unk_ == id ? -1 : id, score(id, length));
       whole_character |= length == character;
     });
-    if (!whole_character) offer(begin + character, -1, static_cast<double>(static_cast<Sum>(unknown + here)));
+    if (!whole_character) offer(begin + character, -1, static_cast<double>(unknown));
     begin += character;
   }
 }

@@ -26,7 +26,10 @@ class Unigram final : public TokenModel {
   std::vector<double> scores_;     // by id
   std::vector<bool> user_defined_;  // by id; SentencePiece models only
   bool sentencepiece_;
-  double min_score_, max_score_;
+  double min_score_;
 };
+
+// A score of a tokenizer.json as `tokenizers` has it, from the number that the file means.
+double score_as_read(double exact);
 
 }  // namespace awq

@@ -191,6 +191,7 @@ def of_folder(folder):
 def training_texts(work):
     strings = Strings(1, sorted(set(re.findall(r"\w+", " ".join(corpus())))))
     lines = [line for text in corpus() for line in text.split("\n") if line.strip()]
+    # Few first: SentencePiece wants nearly every character as a piece.
     return lines + [strings.make().decode("utf-8", "ignore") for _ in range(6_000)]
 
 
@@ -218,8 +219,8 @@ def spm(texts, work, name, **options):
         return path
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(t.replace("\0", "")[:2000] for t in texts), model_writer=out, minloglevel=2,
-        **{"vocab_size": 4000, "character_coverage": 0.9, "max_sentence_length": 10000, "num_threads": 2, **options})
+        sentence_iterator=iter(t.replace("\0", "")[:2000] for t in texts[:-5500]), model_writer=out, minloglevel=2,
+        **{"vocab_size": 4000, "character_coverage": 0.995, "max_sentence_length": 10000, "num_threads": 2, **options})
     path.write_bytes(out.getvalue())
     return path
 
@@ -250,7 +251,7 @@ def llama_json(model, legacy=True, prefix=True):
     t.decoder = decoders.Sequence(steps + ([decoders.Strip(" ", 1, 0)] if prefix else []))
     t.add_special_tokens([AddedToken(p.piece, normalized=False) for p in proto.pieces if p.type in (2, 3)])
     t.add_tokens([AddedToken("<tool>", normalized=False)])
-    t.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A", special_tokens=[("<s>", 1)])
+    t.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
     return t
 
 
@@ -266,13 +267,13 @@ def unigram_json(texts, work, byte_fallback):
         t = Tokenizer(models.Unigram())
         t.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     else:
-        charsmap = spm_proto.ModelProto.FromString(spm(texts[:2000], work, "rules", vocab_size=3000).read_bytes()).normalizer_spec.precompiled_charsmap
+        charsmap = spm_proto.ModelProto.FromString(spm(texts, work, "rules").read_bytes()).normalizer_spec.precompiled_charsmap
         t = Tokenizer(models.Unigram())
         t.normalizer = normalizers.Sequence([normalizers.Precompiled(charsmap), normalizers.Strip(left=False, right=True),
                                              normalizers.Replace(Regex(" {2,}"), "▁")])
     t.pre_tokenizer, t.decoder = pre_tokenizers.Metaspace("▁", "always"), decoders.Metaspace("▁", "always")
-    t.train_from_iterator(texts, trainers.UnigramTrainer(
-        vocab_size=4000, show_progress=False, unk_token="<unk>", special_tokens=["<unk>", "<s>", "</s>"]))
+    t.train_from_iterator(texts[:-5500], trainers.UnigramTrainer(
+        vocab_size=6000, show_progress=False, unk_token="<unk>", special_tokens=["<unk>", "<s>", "</s>"]))
     if byte_fallback:
         body = json.loads(t.to_str())
         have = {token for token, _ in body["model"]["vocab"]}
@@ -296,7 +297,7 @@ def bert(texts):
 def word_level(texts):
     t = Tokenizer(models.WordLevel(unk_token="<unk>"))
     t.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
-    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.CharDelimiterSplit("|"), pre_tokenizers.Whitespace(), pre_tokenizers.UnicodeScripts()])
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.CharDelimiterSplit("|"), pre_tokenizers.Whitespace()])
     t.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=4000, show_progress=False, special_tokens=["<unk>", "</s>", "<s>"]))
     t.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 2))
     return t
@@ -495,8 +496,8 @@ def compare(name, kind, strings, most=5):
                 continue
             wrong += 1
             if wrong <= most:
-                print(f"  {name}: {batch[k][:300]!r}\n    expected {ids[k][:40]} {[d[k] and d[k][:200] for d in decoded]!r}\n    got      "
-                      f"{np.frombuffer(got_ids, '<i4').tolist()[:40]} {[g[:200] for g in got_texts]!r}", flush=True)
+                print(f"  {name}: {batch[k][:120]!r}\n    expected {ids[k][:30]} {[d[k] and d[k][:60] for d in decoded]!r}\n    got      "
+                      f"{np.frombuffer(got_ids, '<i4').tolist()[:30]} {[g[:60] for g in got_texts]!r}", flush=True)
     ours.process.stdin.close()
     ours.process.wait()
     print(f"{name}: {count} strings, {size} bytes, {wrong} differ ({time.time() - start:.0f} s)", flush=True)
