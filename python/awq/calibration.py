@@ -23,8 +23,8 @@ class Calibration(NamedTuple):
     ids: List[int]
 
 
-def json_lines(texts: Iterable[str]) -> str:
-    return "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts)
+def json_lines(texts: Iterable[Any]) -> str:
+    return "".join(json.dumps(t if isinstance(t, dict) else {"text": t}, ensure_ascii=False) + "\n" for t in texts)
 
 
 def _texts_of(data: Iterable[Any], text_column: str, enough_chars: int) -> List[Any]:
@@ -32,6 +32,12 @@ def _texts_of(data: Iterable[Any], text_column: str, enough_chars: int) -> List[
     out, chars = [], 0
     for i, item in enumerate(data):
         if isinstance(item, dict):
+            if text_column not in item and isinstance(item.get("messages"), (list, tuple)):
+                out.append({k: item[k] for k in ("messages", "tools") if k in item})  # a conversation, for the template
+                chars += len(json.dumps(out[-1], ensure_ascii=False))
+                if endless and chars >= enough_chars:
+                    break
+                continue
             if text_column not in item:
                 raise BadArgumentError(f"calib_data[{i}]: expected a key '{text_column}' (text_column), got {sorted(item)}")
             item = item[text_column]
@@ -63,7 +69,8 @@ def _ids_of_text(text: Any, tokenizer: Any) -> List[int]:
 
 def collect(data: Any, tokenizer: Any, model: str, split: Optional[str] = "train", text_column: str = "text", samples: int = 128,
             seq_len: int = 512) -> Calibration:
-    """data: "builtin", a .txt or .jsonl file, or an iterable of strings, of token ids, or of dicts with `text_column`; a dict
+    """data: "builtin", a .txt or .jsonl file, or an iterable of strings, of token ids, of dicts with `text_column`,
+    or of conversations {"messages": [...]}, which go through the model's chat template; a dict
     of such iterables (datasets.DatasetDict) is looked up by `split`. AutoAWQ's default name "pileval" means the built-in set.
     tokenizer: ours, transformers' (its encode is called), or None for the model's own."""
     if data is None:
@@ -76,15 +83,15 @@ def collect(data: Any, tokenizer: Any, model: str, split: Optional[str] = "train
         elif data != "builtin" and not os.path.exists(data):
             raise BadArgumentError(f"calib_data '{data}': expected a list of texts or token ids, 'builtin', or a .txt or .jsonl file; for a "
                                    "data set of a hub pass datasets.load_dataset(...)")
-        return _of_text(_core.load_text(data, False), tokenizer, model)
+        return _of_text(_core.load_text(data, False, model), tokenizer, model)
     if isinstance(data, dict) and data and not isinstance(next(iter(data.values())), str):
         if split not in data:
             raise BadArgumentError(f"split '{split}': expected one of {sorted(data)}")
         data = data[split]
     items = _texts_of(data, text_column, CHARS_PER_TOKEN * samples * seq_len)
-    if all(isinstance(i, str) for i in items):
-        return _of_text(_core.parse_json_lines(json_lines(items), LIST_NAME), tokenizer, model)
-    if any(isinstance(i, str) for i in items):
+    if all(isinstance(i, (str, dict)) for i in items):
+        return _of_text(_core.parse_json_lines(json_lines(items), LIST_NAME, model), tokenizer, model)
+    if any(isinstance(i, (str, dict)) for i in items):
         raise BadArgumentError("calib_data: expected all texts or all token ids, got both")
     ids = [int(t) for row in items for t in row]
     digest = hashlib.sha256(json.dumps([list(map(int, r)) for r in items]).encode()).hexdigest()

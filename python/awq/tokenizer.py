@@ -1,14 +1,17 @@
 """The tokenizer of a checkpoint, without transformers."""
 from __future__ import annotations
 
+import inspect
 import json
 import pathlib
+import re
+import typing
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 from . import _core
 from ._arguments import refuse_unknown
 from .arrays import like, rows_of
-from .errors import BadArgumentError, NotFoundError
+from .errors import BadArgumentError, NotFoundError, UnsupportedError
 
 
 class BatchEncoding(dict):
@@ -32,8 +35,6 @@ def _settings(checkpoint: Any) -> Dict[str, Any]:
         if name in files:
             for key, value in json.loads(files[name].decode()).items():
                 settings.setdefault(key, value)
-    if "chat_template.jinja" in files:
-        settings["chat_template"] = files["chat_template.jinja"].decode()
     return settings
 
 
@@ -53,7 +54,11 @@ class AutoTokenizer:
         self._checkpoint = checkpoint
         self._settings = _settings(checkpoint)
         self.padding_side = self._settings.get("padding_side", "left")
-        self.chat_template = self._settings.get("chat_template")
+        self._chat = checkpoint.chat_source()
+        templates = {t["name"]: t["source"] for t in self._chat["templates"]}
+        # A string, a dict of named ones, or None, as in transformers; may be replaced.
+        self.chat_template = templates.get("default") if set(templates) <= {"default"} else templates
+        self._renderer: Any = None
         self._eos_of_config = json.loads(checkpoint.config_json).get("eos_token_id")
 
     @classmethod
@@ -172,6 +177,61 @@ class AutoTokenizer:
         own = self._id(self.pad_token)
         return own if own is not None else self.eos_token_id
 
+    # --- conversations
+
+    def apply_chat_template(self, conversation: Any, tools: Optional[Sequence[Any]] = None, documents: Optional[Sequence[Any]] = None,
+                            chat_template: Optional[str] = None, add_generation_prompt: bool = False, continue_final_message: bool = False,
+                            tokenize: bool = True, padding: Any = False, truncation: Any = False, max_length: Optional[int] = None,
+                            return_tensors: Optional[str] = None, return_dict: bool = False, return_assistant_tokens_mask: bool = False,
+                            **kwargs: Any) -> Any:
+        """The conversation, or several, in the model's chat template: token ids, or text with tokenize=False.
+
+        conversation: [{"role": ..., "content": ...}, ...]. tools: JSON descriptions of functions, or functions whose annotations
+        and docstring describe them. chat_template: the name of one of the model's templates, or a template. Further keyword
+        arguments are variables of the template (enable_thinking=False). With return_dict the result is a BatchEncoding.
+
+        The template runs in a sandbox. Raises BadArgumentError when it refuses the conversation, NotFoundError when the
+        model has none."""
+        if return_assistant_tokens_mask:
+            raise UnsupportedError("apply_chat_template: return_assistant_tokens_mask is not supported")
+        batch = bool(conversation) and isinstance(conversation[0], (list, tuple))
+        settings = {
+            "tools": json.dumps(None if tools is None else [_tool(t) for t in tools], ensure_ascii=False),
+            "variables": json.dumps({"documents": documents, **kwargs}, ensure_ascii=False),
+            "add_generation_prompt": bool(add_generation_prompt),
+            "continue_final_message": bool(continue_final_message),
+        }
+        renderer, settings["template_name"] = self._chat_renderer(chat_template)
+        texts = [renderer.render(json.dumps(list(c), ensure_ascii=False), settings) for c in (conversation if batch else [conversation])]
+        if not tokenize:
+            return texts if batch else texts[0]
+        encoded = self(texts if batch else texts[0], add_special_tokens=False, padding=padding, truncation=truncation, max_length=max_length,
+                       return_tensors=return_tensors)
+        return encoded if return_dict else encoded["input_ids"]
+
+    def get_chat_template(self, chat_template: Optional[str] = None, tools: Any = None) -> str:
+        """The source of the template that apply_chat_template would use."""
+        if isinstance(self.chat_template, dict):
+            name = chat_template or ("tool_use" if tools is not None and "tool_use" in self.chat_template else "default")
+            return self.chat_template.get(name, chat_template)
+        if chat_template is None and self.chat_template is None:
+            raise NotFoundError(f"{self._checkpoint.path}: expected a chat template, got none")
+        return chat_template if chat_template is not None else self.chat_template
+
+    def _chat_renderer(self, chat_template: Optional[str]) -> Any:
+        """A renderer, and the name of the template to use ("": its own choice)."""
+        templates = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template} if self.chat_template else {}
+        name = chat_template if chat_template in templates else ""
+        if chat_template is not None and not name:
+            templates = {"default": chat_template}
+        known = (tuple(templates.items()), self.bos_token, self.eos_token, self.pad_token)
+        if self._renderer is None or self._renderer[0] != known:
+            special = dict(json.loads(self._chat["special_tokens"]))
+            special.update({k: v for k, v in (("bos_token", self.bos_token), ("eos_token", self.eos_token), ("pad_token", self.pad_token)) if v})
+            renderer = _core.ChatRenderer(list(templates.items()), json.dumps(special, ensure_ascii=False), self._checkpoint.path)
+            self._renderer = (known, renderer)
+        return self._renderer[1], name
+
     # --- files
 
     def save_pretrained(self, folder: Union[str, pathlib.Path], **_: Any) -> List[str]:
@@ -196,6 +256,50 @@ class AutoTokenizer:
 
     def __repr__(self) -> str:
         return f"AutoTokenizer({self._checkpoint.path!r}, vocab_size={self.vocab_size})"
+
+
+_JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
+
+
+def _tool(tool: Any) -> Any:
+    """A tool's JSON description: given as such, or made from a function's annotations and docstring (Google style)."""
+    if not callable(tool):
+        return tool
+    hints = typing.get_type_hints(tool)
+    summary, arguments = _documented(inspect.getdoc(tool) or "")
+    properties: Dict[str, Any] = {}
+    required = []
+    for name, parameter in inspect.signature(tool).parameters.items():
+        kind = hints.get(name)
+        base = _JSON_TYPES.get(typing.get_origin(kind) or kind)
+        if base is None:
+            raise BadArgumentError(f"tools: function '{tool.__name__}': expected an annotation of str, int, float, bool, list or dict for '{name}', got {kind}")
+        properties[name] = {"type": base}
+        if base == "array" and typing.get_args(kind) and typing.get_args(kind)[0] in _JSON_TYPES:
+            properties[name]["items"] = {"type": _JSON_TYPES[typing.get_args(kind)[0]]}
+        if name in arguments:
+            properties[name]["description"] = arguments[name]
+        if parameter.default is inspect.Parameter.empty:
+            required.append(name)
+    schema: Dict[str, Any] = {"type": "object", "properties": properties}
+    if required:
+        schema["required"] = required
+    return {"type": "function", "function": {"name": tool.__name__, "description": summary, "parameters": schema}}
+
+
+def _documented(text: str) -> Any:
+    """The summary of a docstring and what its "Args:" say of each argument."""
+    head, _, rest = text.partition("Args:")
+    arguments: Dict[str, str] = {}
+    name = None
+    for line in re.split(r"\n\s*(?:Returns|Raises|Yields):", rest)[0].splitlines():
+        match = re.match(r"\s*(\w+)\s*(?:\([^)]*\))?:\s*(.*)", line)
+        if match:
+            name = match[1]
+            arguments[name] = match[2]
+        elif name and line.strip():
+            arguments[name] += " " + line.strip()
+    return re.split(r"\n\s*Returns:", head)[0].strip(), arguments
 
 
 def _kind(return_tensors: str) -> str:

@@ -1,4 +1,5 @@
 // Checkpoints: what is stored, and any tensor as a numpy array.
+#include "checkpoint/chat_source.h"
 #include "checkpoint/checkpoint.h"
 
 #include <nlohmann/json.hpp>
@@ -83,6 +84,21 @@ void bind_checkpoint(nb::module_& m) {
              nb::dict out;
              for (const auto& f : c.side_files())
                out[f.name.c_str()] = nb::bytes(f.contents.data(), f.contents.size());
+             return out;
+           })
+      .def("chat_source",
+           [](const Checkpoint& c) {
+             const ChatSource source = chat_source(c);
+             nb::list templates;
+             for (const auto& t : source.templates) {
+               nb::dict one;
+               one["name"] = t.name;
+               one["source"] = t.source;
+               templates.append(one);
+             }
+             nb::dict out;
+             out["templates"] = templates;
+             out["special_tokens"] = source.special_tokens;
              return out;
            })
       .def("tensors", &tensors)

@@ -10,12 +10,15 @@
 
 #include "base/log.h"
 #include "base/system.h"
+#include "checkpoint/chat_source.h"
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/tokenizer_source.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/sampling_options.h"
 #include "runtime/end_ids.h"
 #include "runtime/engine.h"
+#include "text/chat.h"
 #include "text/detokenizer.h"
 
 namespace awq::cli {
@@ -23,6 +26,8 @@ namespace {
 
 struct Options {
   std::string model, prompt;
+  std::string system;  // not empty: chat
+  bool chat = false;
   int64_t max_tokens = 128;
   SamplingParams sampling;
   bool ignore_eos = false;
@@ -99,9 +104,28 @@ void log_speed(const FinishEvent& f) {
       speed(decode_rate(f)), f.reason == FinishReason::kStop ? "ended by the model" : "reached the limit");
 }
 
-Request make_request(const Options& options, const Tokenizer& tokenizer, std::string_view prompt) {
+// The prompt as the first turn of a conversation, in the model's template.
+std::vector<int32_t> chat_tokens(const Options& options, const ChatRenderer& chat, const Tokenizer& tokenizer,
+                                 std::string_view prompt) {
+  auto messages = nlohmann::ordered_json::array();
+  if (!options.system.empty()) messages.push_back({{"role", "system"}, {"content", options.system}});
+  messages.push_back({{"role", "user"}, {"content", prompt}});
+  Conversation conversation;
+  conversation.messages = messages.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return chat.encode(conversation, tokenizer);
+}
+
+Request make_request(const Options& options, const Checkpoint& checkpoint, const Tokenizer& tokenizer,
+                     std::string_view prompt) {
   Request request;
-  request.prompt = tokenizer.encode(prompt, true);
+  if (options.chat || !options.system.empty()) {
+    const ChatRenderer chat(chat_source(checkpoint));
+    request.prompt = chat_tokens(options, chat, tokenizer, prompt);
+    const auto end = chat.turn_end(tokenizer);
+    if (end && !options.ignore_eos) request.stop_ids.push_back(*end);
+  } else {
+    request.prompt = tokenizer.encode(prompt, true);
+  }
   request.sampling = options.sampling;
   request.max_tokens = options.max_tokens;
   request.ignore_eos = options.ignore_eos;
@@ -141,7 +165,7 @@ int run(const Options& options, const Context& context) {
   const auto checkpoint = Checkpoint::open(resolve_model(options.model));
   const auto tokenizer = load_tokenizer(*checkpoint);
   const std::string prompt = prompt_text(options.prompt);
-  Request request = make_request(options, *tokenizer, prompt);
+  Request request = make_request(options, *checkpoint, *tokenizer, prompt);
   const auto model = Model::load(*checkpoint, {Precision::kExact, context.report});
   const EngineOptions engine = engine_options(*checkpoint, model->config(), request);
   context.end_report();
@@ -156,32 +180,6 @@ int run(const Options& options, const Context& context) {
   if (context.json) print_outcome(options, prompt, outcome);
   log_speed(outcome.finish);
   return 0;
-}
-
-void add_sampling_options(CLI::App& command, Options& o) {
-  const char* group = "Sampling";
-  command.add_option("--temperature", o.sampling.temperature, "0 takes the likeliest token each time")
-      ->type_name("T")
-      ->capture_default_str()
-      ->group(group);
-  command.add_option("--top-k", o.sampling.top_k, "draw among the K likeliest tokens; 0: all")
-      ->type_name("K")
-      ->group(group);
-  command.add_option("--top-p", o.sampling.top_p, "draw among the likeliest that make up P")
-      ->type_name("P")
-      ->group(group);
-  command.add_option("--min-p", o.sampling.min_p, "draw among those with P times the largest probability")
-      ->type_name("P")
-      ->group(group);
-  command
-      .add_option("--repetition-penalty", o.sampling.repetition_penalty,
-                  "above 1 disfavours tokens that occurred")
-      ->type_name("R")
-      ->group(group);
-  command.add_option("--seed", o.sampling.seed, "the same seed draws the same text")
-      ->type_name("N")
-      ->capture_default_str()
-      ->group(group);
 }
 
 }  // namespace
@@ -199,12 +197,15 @@ void add_generate(CLI::App& app, Context& context) {
                   "the text to continue; - reads standard input, less a last newline")
       ->required()
       ->type_name("TEXT");
+  command.add_flag("--chat", options->chat, "the text is a message: apply the model's chat template");
+  command.add_option("--system", options->system, "a system prompt before it; means --chat")
+      ->type_name("TEXT");
   command.add_option("--max-tokens", options->max_tokens, "tokens to generate at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1000000000}))
       ->type_name("N")
       ->capture_default_str();
   command.add_flag("--ignore-eos", options->ignore_eos, "go on after the model's end of text");
-  add_sampling_options(command, *options);
+  add_sampling_options(command, options->sampling);
 }
 
 }  // namespace awq::cli

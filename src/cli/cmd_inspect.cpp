@@ -59,7 +59,8 @@ std::string rope_text(const RopeConfig& rope, int64_t head_dim) {
   text += fmt::format(", factor {}", rope.factor);
   if (rope.type == RopeType::kLlama3)
     text += fmt::format(", frequency factors {} to {}", rope.low_freq_factor, rope.high_freq_factor);
-  if (rope.type != RopeType::kLinear) text += fmt::format(", original context {}", rope.original_max_position);
+  if (rope.type != RopeType::kLinear)
+    text += fmt::format(", original context {}", rope.original_max_position);
   return text;
 }
 
@@ -86,13 +87,10 @@ Json quantization_json(const AwqConfig& awq) {
 }
 
 Json model_json(const ModelConfig& c) {
-  return {{"model_type", c.model_type}, {"layers", c.layers},
-          {"hidden", c.hidden},         {"intermediate", c.intermediate},
-          {"heads", c.heads},           {"kv_heads", c.kv_heads},
-          {"head_dim", c.head_dim},     {"vocab", c.vocab},
-          {"sliding_window", c.sliding_window},
-          {"context", c.max_position},  {"tied", c.tied},
-          {"rope", rope_json(c.rope)}};
+  return {{"model_type", c.model_type},     {"layers", c.layers}, {"hidden", c.hidden},
+          {"intermediate", c.intermediate}, {"heads", c.heads},   {"kv_heads", c.kv_heads},
+          {"head_dim", c.head_dim},         {"vocab", c.vocab},   {"sliding_window", c.sliding_window},
+          {"context", c.max_position},      {"tied", c.tied},     {"rope", rope_json(c.rope)}};
 }
 
 void print_as_json(const Checkpoint& checkpoint, const ModelConfig& config, const std::string& path,
@@ -133,9 +131,10 @@ void print_summary(const Checkpoint& checkpoint, const ModelConfig& c, const std
   line("format", fmt::format("{} in {}", format.name, checkpoint.is_gguf() ? "GGUF" : "safetensors"));
   line("architecture",
        fmt::format("{}, {} layers, hidden {}, MLP {}", c.model_type, c.layers, c.hidden, c.intermediate));
-  line("attention", fmt::format("{} heads of {}, {} key/value heads{}{}", c.heads, c.head_dim, c.kv_heads,
-                                c.qk_norm ? ", normalised queries and keys" : "",
-                                c.sliding_window > 0 ? fmt::format(", window of {} tokens", c.sliding_window) : ""));
+  line("attention",
+       fmt::format("{} heads of {}, {} key/value heads{}{}", c.heads, c.head_dim, c.kv_heads,
+                   c.qk_norm ? ", normalised queries and keys" : "",
+                   c.sliding_window > 0 ? fmt::format(", window of {} tokens", c.sliding_window) : ""));
   line("rope", rope_text(c.rope, c.head_dim));
   line("context", fmt::format("{} tokens", c.max_position));
   line("vocabulary",

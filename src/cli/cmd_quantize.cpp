@@ -1,19 +1,23 @@
-// awq quantize: a checkpoint goes in, a calibrated 4-bit checkpoint comes out, with the check that shows how good it is.
+// awq quantize: a checkpoint goes in, a calibrated 4-bit checkpoint comes out, with the check that shows how
+// good it is.
 #include <fmt/core.h>
 
 #include <cmath>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/log.h"
 #include "base/system.h"
 #include "base/thread_pool.h"
+#include "checkpoint/chat_source.h"
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/tokenizer_source.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "quant/job.h"
+#include "text/chat.h"
 #include "text/text_source.h"
 
 namespace awq::cli {
@@ -21,7 +25,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Above these the result deserves a word of advice; a good 4-bit model of a few billion weights stays under 0.05.
+// Above these the result deserves a word of advice; a good 4-bit model of a few billion weights stays under
+// 0.05.
 constexpr double kPoorKl = 0.25;
 constexpr int64_t kFewTokens = 4096;
 
@@ -51,12 +56,20 @@ NamedTokens tokens_of(const TextSet& text, const Tokenizer& tokenizer, int64_t s
   return out;
 }
 
-NamedTokens calibration_of(const Options& o, const Tokenizer& tokenizer) {
-  NamedTokens calibration = tokens_of(load_text(o.calib), tokenizer, o.seq_len, sample_count(o.samples));
+NamedTokens calibration_of(const Options& o, const Checkpoint& checkpoint, const Tokenizer& tokenizer) {
+  std::optional<ChatRenderer> chat;  // only where there are conversations
+  const auto conversation = [&](const std::string& record) {
+    if (!chat) chat.emplace(chat_source(checkpoint));
+    return conversation_text(*chat, record);
+  };
+  NamedTokens calibration = tokens_of(load_text(o.calib, Builtin::kCalibration, conversation), tokenizer,
+                                      o.seq_len, sample_count(o.samples));
   if (calibration.sequences.tokens() == 0)
     fail(Code::kBadArgument, "--calib {}: expected text, got none", o.calib);
   if (calibration.sequences.tokens() < kFewTokens)
-    log(Level::kWarning, "only {} tokens of calibration text: scales from so little text fit it too closely (128 x 512 is usual)",
+    log(Level::kWarning,
+        "only {} tokens of calibration text: scales from so little text fit it too closely (128 x 512 is "
+        "usual)",
         calibration.sequences.tokens());
   return calibration;
 }
@@ -82,15 +95,19 @@ Json plan_json(const QuantizePlan& plan, const Checkpoint& checkpoint, const std
           {"disk_free_bytes", free_disk_bytes(output)}};
 }
 
-// Forward passes over calibration and held-out text, and the search, at the rate this machine's kernels reach.
+// Forward passes over calibration and held-out text, and the search, at the rate this machine's kernels
+// reach.
 double estimate_seconds(const QuantizePlan& plan, int64_t tokens, int64_t heldout_tokens) {
   const double weights = static_cast<double>(plan.quantized_weights);
   const double head = static_cast<double>(plan.config.vocab * plan.config.hidden);
-  const double forward = 2 * weights * static_cast<double>(tokens + 2 * heldout_tokens) + 4 * head * static_cast<double>(heldout_tokens);
+  const double forward = 2 * weights * static_cast<double>(tokens + 2 * heldout_tokens) +
+                         4 * head * static_cast<double>(heldout_tokens);
   const double gram = static_cast<double>(tokens) * static_cast<double>(plan.config.layers) *
                       (3.0 * static_cast<double>(plan.config.hidden * plan.config.hidden) +
                        static_cast<double>(plan.config.intermediate * plan.config.intermediate));
-  const double search = weights * 2 * 6 * static_cast<double>(plan.config.hidden + plan.config.intermediate) / 2 + weights * 3e4;
+  const double search =
+      weights * 2 * 6 * static_cast<double>(plan.config.hidden + plan.config.intermediate) / 2 +
+      weights * 3e4;
   const double rate = (isa() >= Isa::kAvx512Bf16 ? 1.5e11 : isa() >= Isa::kAvx2 ? 8e10 : 5e9) * threads();
   return (forward + gram + search) / rate;
 }
@@ -98,10 +115,12 @@ double estimate_seconds(const QuantizePlan& plan, int64_t tokens, int64_t heldou
 void warn_about_source(const Checkpoint& checkpoint) {
   const SourceFormat format = checkpoint.format();
   if (format.quantized)
-    log(Level::kWarning, "source is {} ({:.1f} bits per weight): quality is relative to it", format.name, format.bits_per_weight);
+    log(Level::kWarning, "source is {} ({:.1f} bits per weight): quality is relative to it", format.name,
+        format.bits_per_weight);
 }
 
-int dry_run(const Context& context, const Options& o, const Checkpoint& checkpoint, const std::string& output) {
+int dry_run(const Context& context, const Options& o, const Checkpoint& checkpoint,
+            const std::string& output) {
   const int64_t calibration = o.quantize.method == "rtn" ? 0 : sample_count(o.samples) * o.seq_len;
   const int64_t heldout = o.no_check ? 0 : kHeldoutSeqLen * kHeldoutSequences;
   const QuantizePlan plan = plan_quantize(checkpoint, o.quantize, calibration + 2 * heldout);
@@ -113,26 +132,33 @@ int dry_run(const Context& context, const Options& o, const Checkpoint& checkpoi
     print_json(json);
     return 0;
   }
-  const int64_t weights = plan.quantized_weights + plan.config.vocab * plan.config.hidden * (plan.config.tied ? 1 : 2);
-  print_line(fmt::format("model   {}: {}, {} blocks, {:.1f} million weights, {}", public_name(checkpoint.path()), plan.config.model_type,
-                         plan.config.layers, static_cast<double>(weights) / 1e6, checkpoint.format().name));
-  print_line(fmt::format("plan    {} with {}, group size {}, format {}: {} linears, {:.2f} bits per weight", o.quantize.method,
-                         plan.scheme.text(), plan.scheme.group, plan.format, plan.quantized_linears, plan.bits_per_weight));
+  const int64_t weights =
+      plan.quantized_weights + plan.config.vocab * plan.config.hidden * (plan.config.tied ? 1 : 2);
+  print_line(fmt::format("model   {}: {}, {} blocks, {:.1f} million weights, {}",
+                         public_name(checkpoint.path()), plan.config.model_type, plan.config.layers,
+                         static_cast<double>(weights) / 1e6, checkpoint.format().name));
+  print_line(fmt::format("plan    {} with {}, group size {}, format {}: {} linears, {:.2f} bits per weight",
+                         o.quantize.method, plan.scheme.text(), plan.scheme.group, plan.format,
+                         plan.quantized_linears, plan.bits_per_weight));
   for (const auto& skipped : json["skipped"])
-    print_line(fmt::format("skip    {}: {}", skipped["module"].get<std::string>(), skipped["because"].get<std::string>()));
+    print_line(fmt::format("skip    {}: {}", skipped["module"].get<std::string>(),
+                           skipped["because"].get<std::string>()));
   print_line("skip    embeddings, norms and lm_head: AWQ loaders expect them in 16 bits");
   print_line(fmt::format("output  {}/   {} of weights (exact; was {}), {} free on disk", output,
-                         human_bytes(static_cast<double>(plan.weight_bytes)), human_bytes(static_cast<double>(plan.source_bytes)),
+                         human_bytes(static_cast<double>(plan.weight_bytes)),
+                         human_bytes(static_cast<double>(plan.source_bytes)),
                          human_bytes(static_cast<double>(free_disk_bytes(output)))));
   print_line(fmt::format("needs   about {} of memory ({} available), about {} on {} threads ({})",
-                         human_bytes(static_cast<double>(plan.memory_bytes)), human_bytes(static_cast<double>(available_ram_bytes())),
-                         human_seconds(seconds), threads(), isa_name(isa())));
+                         human_bytes(static_cast<double>(plan.memory_bytes)),
+                         human_bytes(static_cast<double>(available_ram_bytes())), human_seconds(seconds),
+                         threads(), isa_name(isa())));
   return 0;
 }
 
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
-Json result_json(const Options& o, const JobResult& r, const std::string& output, const Checkpoint& checkpoint, double seconds) {
+Json result_json(const Options& o, const JobResult& r, const std::string& output,
+                 const Checkpoint& checkpoint, double seconds) {
   Json layers = Json::array();
   for (const LayerReport& l : r.quantized.layers)
     layers.push_back({{"module", l.module},
@@ -176,45 +202,71 @@ std::string short_module(std::string module) {
 }
 
 void print_summary(const JobResult& r, const std::string& output, double seconds) {
-  print_line(fmt::format("wrote  {}/   {} (was {})   {:.2f} bits per weight, {} linears   {}, peak {}", output,
-                         human_bytes(static_cast<double>(r.plan.weight_bytes)), human_bytes(static_cast<double>(r.plan.source_bytes)),
-                         r.plan.bits_per_weight, r.plan.quantized_linears, human_seconds(seconds),
+  print_line(fmt::format("wrote  {}/   {} (was {})   {:.2f} bits per weight, {} linears   {}, peak {}",
+                         output, human_bytes(static_cast<double>(r.plan.weight_bytes)),
+                         human_bytes(static_cast<double>(r.plan.source_bytes)), r.plan.bits_per_weight,
+                         r.plan.quantized_linears, human_seconds(seconds),
                          human_bytes(static_cast<double>(peak_rss_bytes()))));
   if (const auto& c = r.quantized.check)
-    print_line(fmt::format("check  KL {:.4f} ±{:.4f}   same next token {:.1f} %   perplexity {:.2f} → {:.2f} ({:+.1f} %)   worst: {}", c->kl,
-                           c->kl_ci95, 100 * c->top1_agreement, c->perplexity_source, c->perplexity,
-                           100 * (c->perplexity / c->perplexity_source - 1), short_module(r.worst)));
+    print_line(
+        fmt::format("check  KL {:.4f} ±{:.4f}   same next token {:.1f} %   perplexity {:.2f} → {:.2f} "
+                    "({:+.1f} %)   worst: {}",
+                    c->kl, c->kl_ci95, 100 * c->top1_agreement, c->perplexity_source, c->perplexity,
+                    100 * (c->perplexity / c->perplexity_source - 1), short_module(r.worst)));
   const bool loads = r.plan.format == "gemm";
   const bool bare = output.find('/') == std::string::npos;
-  print_line(fmt::format("next   awq generate {} -p …{}", output, loads ? fmt::format("   |   vllm serve {}{}", bare ? "./" : "", output) : ""));
+  print_line(fmt::format("next   awq generate {} -p …{}", output,
+                         loads ? fmt::format("   |   vllm serve {}{}", bare ? "./" : "", output) : ""));
 }
 
 void advise(const Options& o, const JobResult& r) {
   if (!r.quantized.check || !(r.quantized.check->kl > kPoorKl)) return;
   std::string advice;
-  if (o.quantize.method == "rtn") advice = "use --method awq";
-  else if (r.plan.scheme.bits < 4) advice = "use 4 bits";
-  else if (r.plan.scheme.group < 0 || r.plan.scheme.group > 32) advice = "try --group-size 32, or leave out the worst: --skip " + short_module(r.worst);
-  else advice = "leave out the worst: --skip " + short_module(r.worst);
-  log(Level::kWarning, "KL {:.3f} is poor: answers will differ noticeably from the source's; {}", r.quantized.check->kl, advice);
+  if (o.quantize.method == "rtn")
+    advice = "use --method awq";
+  else if (r.plan.scheme.bits < 4)
+    advice = "use 4 bits";
+  else if (r.plan.scheme.group < 0 || r.plan.scheme.group > 32)
+    advice = "try --group-size 32, or leave out the worst: --skip " + short_module(r.worst);
+  else
+    advice = "leave out the worst: --skip " + short_module(r.worst);
+  log(Level::kWarning, "KL {:.3f} is poor: answers will differ noticeably from the source's; {}",
+      r.quantized.check->kl, advice);
 }
 
 std::vector<std::pair<std::string, std::string>> manifest_options(const Options& o) {
-  std::vector<std::pair<std::string, std::string>> out = {
-      {"method", o.quantize.method},    {"quality", o.quantize.quality}, {"bits", std::to_string(o.quantize.bits)}, {"group_size", o.group},
-      {"sym", o.quantize.symmetric ? "true" : "false"}, {"format", o.quantize.format},             {"dtype", o.quantize.dtype},
-      {"samples", o.samples},           {"seq_len", std::to_string(o.seq_len)}};
+  std::vector<std::pair<std::string, std::string>> out = {{"method", o.quantize.method},
+                                                          {"quality", o.quantize.quality},
+                                                          {"bits", std::to_string(o.quantize.bits)},
+                                                          {"group_size", o.group},
+                                                          {"sym", o.quantize.symmetric ? "true" : "false"},
+                                                          {"format", o.quantize.format},
+                                                          {"dtype", o.quantize.dtype},
+                                                          {"samples", o.samples},
+                                                          {"seq_len", std::to_string(o.seq_len)}};
   for (const std::string& name : o.quantize.skip) out.emplace_back("skip", name);
   return out;
 }
 
 std::string command_line(const Options& o, const std::string& output) {
-  std::vector<std::string> argv = {"awq", "quantize", o.model, "-o", output, "--method", o.quantize.method, "--quality", o.quantize.quality, "--bits",
-                                   std::to_string(o.quantize.bits), "--group-size", o.group};
+  std::vector<std::string> argv = {"awq",
+                                   "quantize",
+                                   o.model,
+                                   "-o",
+                                   output,
+                                   "--method",
+                                   o.quantize.method,
+                                   "--quality",
+                                   o.quantize.quality,
+                                   "--bits",
+                                   std::to_string(o.quantize.bits),
+                                   "--group-size",
+                                   o.group};
   if (o.quantize.symmetric) argv.emplace_back("--sym");
   if (o.quantize.format != "auto") argv.insert(argv.end(), {"--format", o.quantize.format});
   if (o.quantize.dtype != "auto") argv.insert(argv.end(), {"--dtype", o.quantize.dtype});
-  argv.insert(argv.end(), {"--calib", o.calib, "--samples", o.samples, "--seq-len", std::to_string(o.seq_len)});
+  argv.insert(argv.end(),
+              {"--calib", o.calib, "--samples", o.samples, "--seq-len", std::to_string(o.seq_len)});
   for (const std::string& name : o.quantize.skip) argv.insert(argv.end(), {"--skip", name});
   return public_command(argv);
 }
@@ -242,7 +294,7 @@ int run(const Context& context, Options o) {
   job.output = output;
   job.force = o.force;
   job.start = o.resume ? JobStart::kResume : o.restart ? JobStart::kRestart : JobStart::kContinue;
-  if (o.quantize.method != "rtn") job.calibration = calibration_of(o, *tokenizer);
+  if (o.quantize.method != "rtn") job.calibration = calibration_of(o, *checkpoint, *tokenizer);
   if (!o.no_check) job.heldout = tokens_of(builtin_heldout(), *tokenizer, kHeldoutSeqLen, kHeldoutSequences);
   job.manifest_options = manifest_options(o);
   job.command = command_line(o, output);
@@ -259,8 +311,10 @@ int run(const Context& context, Options o) {
 
 std::string whole_number_or_auto(const std::string& value) {
   if (value == "auto") return {};
-  const bool digits = !value.empty() && value.size() < 10 && value.find_first_not_of("0123456789") == std::string::npos;
-  return digits && value != "0" ? std::string{} : fmt::format("'{}' is neither auto nor a positive number", value);
+  const bool digits =
+      !value.empty() && value.size() < 10 && value.find_first_not_of("0123456789") == std::string::npos;
+  return digits && value != "0" ? std::string{}
+                                : fmt::format("'{}' is neither auto nor a positive number", value);
 }
 
 }  // namespace
@@ -272,29 +326,53 @@ void add_quantize(CLI::App& app, Context& context) {
                                "awq quantize ./Qwen2.5-1.5B-Instruct\n"
                                "awq quantize model.gguf -o model-awq --calib my-texts.jsonl"},
                               [&context, o] { return run(context, *o); });
-  command.add_option("model", o->model, "Hugging Face directory, .gguf file, or org/name in the cache")->required()->type_name("MODEL");
+  command.add_option("model", o->model, "Hugging Face directory, .gguf file, or org/name in the cache")
+      ->required()
+      ->type_name("MODEL");
   command.add_option("-o,--output", o->output, "output directory (default ./NAME-awq)")->type_name("DIR");
-  command.add_option("--method", o->quantize.method, "awq|rtn: searched scales and ranges, or rounding to nearest")
-      ->check(one_of({"awq", "rtn"}))->type_name("NAME");
-  command.add_option("--quality", o->quantize.quality, "fast|best: searched grids, or errors compensated too (default)")
-      ->check(one_of({"fast", "best"}))->type_name("NAME");
+  command
+      .add_option("--method", o->quantize.method,
+                  "awq|rtn: searched scales and ranges, or rounding to nearest")
+      ->check(one_of({"awq", "rtn"}))
+      ->type_name("NAME");
+  command
+      .add_option("--quality", o->quantize.quality,
+                  "fast|best: searched grids, or errors compensated too (default)")
+      ->check(one_of({"fast", "best"}))
+      ->type_name("NAME");
   command.add_option("--bits", o->quantize.bits, "bits per weight, 2 to 8 (4 on disk as AWQ, others dense)")
-      ->check(CLI::Range(2, 8))->type_name("N");
-  command.add_option("--group-size", o->group, "weights sharing a scale: auto, a number, or -1 for all of a row")
-      ->check([](const std::string& v) { return v == "-1" ? std::string{} : whole_number_or_auto(v); })->type_name("N");
+      ->check(CLI::Range(2, 8))
+      ->type_name("N");
+  command
+      .add_option("--group-size", o->group, "weights sharing a scale: auto, a number, or -1 for all of a row")
+      ->check([](const std::string& v) { return v == "-1" ? std::string{} : whole_number_or_auto(v); })
+      ->type_name("N");
   command.add_flag("--sym", o->quantize.symmetric, "symmetric: no zero points");
-  command.add_option("--format", o->quantize.format, "auto|gemm|dense: AutoAWQ's layout, or plain 16-bit tensors")
-      ->check(one_of({"auto", "gemm", "dense"}))->type_name("NAME");
+  command
+      .add_option("--format", o->quantize.format,
+                  "auto|gemm|dense: AutoAWQ's layout, or plain 16-bit tensors")
+      ->check(one_of({"auto", "gemm", "dense"}))
+      ->type_name("NAME");
   command.add_option("--dtype", o->quantize.dtype, "auto|float16|bfloat16 of everything not quantized")
-      ->check(one_of({"auto", "float16", "bfloat16"}))->type_name("NAME");
-  command.add_option("--calib", o->calib, "builtin, a .txt or .jsonl ({\"text\": ...}) file, or - for stdin")->type_name("TEXT");
-  command.add_option("--samples", o->samples, "calibration sequences (default auto: 128)")->check(whole_number_or_auto)->type_name("N");
-  command.add_option("--seq-len", o->seq_len, "tokens per calibration sequence (default 512)")->check(CLI::Range(8, 32768))->type_name("N");
-  command.add_option("--skip", o->quantize.skip, "leave linears out: down_proj, layers.3, layers.0.mlp.up_proj, ...")
-      ->allow_extra_args(false)->type_name("NAME");
+      ->check(one_of({"auto", "float16", "bfloat16"}))
+      ->type_name("NAME");
+  command.add_option("--calib", o->calib, "builtin, a .txt or .jsonl ({\"text\": ...}) file, or - for stdin")
+      ->type_name("TEXT");
+  command.add_option("--samples", o->samples, "calibration sequences (default auto: 128)")
+      ->check(whole_number_or_auto)
+      ->type_name("N");
+  command.add_option("--seq-len", o->seq_len, "tokens per calibration sequence (default 512)")
+      ->check(CLI::Range(8, 32768))
+      ->type_name("N");
+  command
+      .add_option("--skip", o->quantize.skip,
+                  "leave linears out: down_proj, layers.3, layers.0.mlp.up_proj, ...")
+      ->allow_extra_args(false)
+      ->type_name("NAME");
   command.add_flag("--no-check", o->no_check, "do not compare the result with the source");
   command.add_flag("--dry-run", o->dry_run, "read headers only; say what would be done");
-  auto* resume = command.add_flag("--resume", o->resume, "fail unless there is an unfinished job to continue");
+  auto* resume =
+      command.add_flag("--resume", o->resume, "fail unless there is an unfinished job to continue");
   command.add_flag("--restart", o->restart, "discard an unfinished job and begin anew")->excludes(resume);
   command.add_flag("--force", o->force, "replace a finished output directory");
 }

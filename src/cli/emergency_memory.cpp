@@ -1,6 +1,7 @@
-// operator new of the program. Destructors may need memory too (nlohmann's JSON flattens itself while it is destroyed), and
-// there a failed allocation would end the process without a word. So when malloc fails, moderate requests are served from
-// a reserve and the job is told to stop at its next step; the second half of the reserve is for the way out.
+// operator new of the program. Destructors may need memory too (nlohmann's JSON flattens itself while it is
+// destroyed), and there a failed allocation would end the process without a word. So when malloc fails,
+// moderate requests are served from a reserve and the job is told to stop at its next step; the second half
+// of the reserve is for the way out.
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>

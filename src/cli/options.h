@@ -34,7 +34,7 @@ struct Context {
   bool verbose = false;           // -v: debug messages too
   int threads = 0;                // --threads; 0: the cores this process may use
   std::string device = "auto";    // --device: auto, cpu, cuda
-  ProgressFn report;         // give it to the library; draws on standard error. Set before `run` is called.
+  ProgressFn report;  // give it to the library; draws on standard error. Set before `run` is called.
   // Ends the progress shown: before text is streamed to standard output, which may be the same terminal.
   std::function<void()> end_report;
   std::function<int()> run;  // the chosen command's work, set while the command line is read

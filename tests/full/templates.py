@@ -36,7 +36,7 @@ JOIN_COMMA = 'join(\", \")'
 MIN_ROLE = 'min(attribute=\"role\")'
 JOIN_ROLE = 'join(\"-\", attribute=\"role\")'
 REPLACE_TITLE = 'replace(\"e\", \"3\") | title'
-KEYS = ["role", "content", "name", "arguments", "missing", "items", "x", "y"]
+KEYS = ["role", "content", "name", "arguments", "missing", "x", "y"]
 
 
 class Grower:

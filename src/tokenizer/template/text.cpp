@@ -162,11 +162,10 @@ std::string capitalize(std::string_view text) {
 }
 
 std::string title(std::string_view text) {
-  const std::string low = lower(text);
   std::string out;
-  bool inside = false;
   if (is_ascii(text)) {
-    for (const char c : low) {
+    bool inside = false;
+    for (const char c : lower(text)) {
       const bool letter = c >= 'a' && c <= 'z';
       out += letter && !inside ? static_cast<char>(c - 32) : c;
       inside = letter;
@@ -174,11 +173,17 @@ std::string title(std::string_view text) {
     return out;
   }
   for (size_t at = 0; at < text.size();) {
-    const size_t length = point_length(text, at);
-    const std::string_view point = text.substr(at, length);
-    out += inside ? lower(point) : title_point(point);
-    inside = is_cased(point_at(text, at));
-    at += length;
+    size_t end = at;  // a run of letters is lowered as one: a final sigma depends on its neighbours
+    while (end < text.size() && is_cased(point_at(text, end))) end += point_length(text, end);
+    const size_t first = point_length(text, at);
+    if (end == at) {
+      out += title_point(text.substr(at, first));
+      at += first;
+      continue;
+    }
+    const std::string run = lower(text.substr(at, end - at));
+    out += title_point(text.substr(at, first)) + run.substr(lower(text.substr(at, first)).size());
+    at = end;
   }
   return out;
 }

@@ -554,11 +554,7 @@ class Printer {
         put(type_name(v));
         sequence("([", items_of(heap_, v), "])");
         break;
-      case Kind::kNamespace:
-        put("<Namespace ");
-        dict(v.as<NamespaceObject>().members);
-        put(">");
-        break;
+      case Kind::kNamespace: name_space(v); break;
       default:
         put(std::string("<") + type_name(v) + " object>");
     }
@@ -594,6 +590,20 @@ class Printer {
     put("}");
   }
 
+  // A namespace may hold itself.
+  void name_space(const Value& v) {
+    const bool inside = std::find(open_.begin(), open_.end(), v.object()) != open_.end();
+    if (inside) {
+      put("<Namespace {...}>");
+      return;
+    }
+    open_.push_back(v.object());
+    put("<Namespace ");
+    dict(v.as<NamespaceObject>().members);
+    put(">");
+    open_.pop_back();
+  }
+
   void range(const RangeObject& r) {
     put(r.step == 1 ? fmt::format("range({}, {})", r.start, r.stop)
                     : fmt::format("range({}, {}, {})", r.start, r.stop, r.step));
@@ -601,6 +611,7 @@ class Printer {
 
   Heap& heap_;
   std::string out_;
+  std::vector<const Object*> open_;  // namespaces that are being shown
   int depth_ = 0;
 };
 

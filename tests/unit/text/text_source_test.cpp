@@ -176,8 +176,8 @@ TEST(ParseText, Errors) {
       {"{\"content\":1}", TextFormat::kJsonLines, Code::kBadFile, "got an object without \"text\""},
       {"{\"text\":7}", TextFormat::kJsonLines, Code::kBadFile,
        "line 1: expected \"text\" to be a string, got number"},
-      {"{\"messages\":[]}", TextFormat::kJsonLines, Code::kUnsupported, "line 1: chat transcripts"},
-      {"{\"messages\":[]}", TextFormat::kDetect, Code::kUnsupported, "line 1: chat transcripts"},
+      {"{\"messages\":[]}", TextFormat::kJsonLines, Code::kUnsupported, "line 1: conversations"},
+      {"{\"messages\":[]}", TextFormat::kDetect, Code::kUnsupported, "line 1: conversations"},
       bad_byte("\x80", "expected UTF-8 text, got byte 0x80 at offset 2"),
       bad_byte("\xc0\xaf", "0xc0 at offset 2"),          // overlong
       bad_byte("\xe0\x9f\xbf", "0xe0 at offset 2"),      // overlong

@@ -194,7 +194,7 @@ std::vector<std::string> hostile_templates() {
       "{% set ns = namespace(l=[1]) %}{% for i in range(99) %}{% set ns.l = ns.l + ns.l %}{% endfor %}",
       "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l "
       "}}",
-      "{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}",
+      "{% set ns = namespace() %}{% set ns.me = ns %}{{ ns | tojson }}",
       "{% for i in range(99999) %}{{ 'x' * 10000 }}{% endfor %}",
       "{{ {'a': 'x' * 1000000} | tojson(indent='y' * 200000000) }}",
       "{% set ns = namespace(l=['x' * 99999]) %}{% for i in range(9) %}{% set ns.l = [ns.l, ns.l, ns.l, "
