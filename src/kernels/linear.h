@@ -1,5 +1,6 @@
 // Linear layers y = x Wᵀ + b as the runtime sees them: a weight is prepacked once, then run for any number of
-// tokens. GEMV or GEMM is chosen inside run() by the number of tokens; a checkpoint's format never decides it.
+// tokens. GEMV or GEMM is chosen inside run() by the number of tokens; a checkpoint's format never decides
+// it.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -14,11 +15,19 @@ namespace awq {
 // kBf16: activations and dense weights rounded to bfloat16 before the product, fp32 accumulation; on machines
 // without bf16 instructions this is emulated nowhere: it falls back to kExact.
 //
-// A few tokens stream the stored weights, more go through dense panels (cpu/linear.cpp has the limits). Each way is
-// deterministic; between them sums are ordered differently, about 1e-6 of the largest output. In kBf16 dense weights
-// see the same rounded operands both ways. Quantized weights do not: streaming multiplies the exact (q - z) s by
-// fp32 activations, panels round both to bf16 (2^-9 each), so use kExact where decode must equal prefill.
-enum class Precision : uint8_t { kExact, kBf16 };
+// A few tokens stream the stored weights, more go through dense panels (cpu/linear.cpp has the limits). Each
+// way is deterministic; between them sums are ordered differently, about 1e-6 of the largest output. In kBf16
+// dense weights see the same rounded operands both ways. Quantized weights do not: streaming multiplies the
+// exact (q - z) s by fp32 activations, panels round both to bf16 (2^-9 each), so use kExact where decode must
+// equal prefill.
+//
+// kFast: quantized weights meet activations rounded to int8, one scale per token and group
+// (docs/benchmarks.md has the effect on perplexity). Products and sums within a group are exact integers, the
+// groups are added in order: a token gets the same bits in any batch, for any number of threads and on any
+// instruction set. Dense weights, and schemes the int8 kernels do not take, behave as in kExact.
+enum class Precision : uint8_t { kExact, kBf16, kFast };
+// How tokens meet the weights: kAuto goes by their number; the others are for measuring.
+enum class Product : uint8_t { kAuto, kGemv, kGemm };
 
 class PackedLinear {
  public:
@@ -28,14 +37,16 @@ class PackedLinear {
   virtual void run(const float* x, int64_t tokens, float* y, int64_t ldy) const = 0;
   virtual int64_t out() const = 0;
   virtual int64_t in() const = 0;
-  virtual int64_t bytes() const = 0;      // resident bytes, what a decode step must read
+  virtual int64_t bytes() const = 0;       // resident bytes, what a decode step must read
   virtual std::string kernel() const = 0;  // "w4-avx512", "dense-bf16-avx2", ... for `awq bench` and logs
 };
 
 // w [out, in] F32, F16 or BF16. F32 is kept as is (no copy when the tensor owns or maps aligned memory).
-std::unique_ptr<PackedLinear> pack_linear(const Tensor& w, Precision precision);
+std::unique_ptr<PackedLinear> pack_linear(const Tensor& w, Precision precision,
+                                          Product product = Product::kAuto);
 // Any Scheme; 4-bit codes stay 4 bits resident. With int8 activations a token's inputs become integers -127..127 of one
 // scale, round half to even, and the products are of integers: exact in kBf16 as well, since both fit bfloat16.
-std::unique_ptr<PackedLinear> pack_linear(const QuantWeight& w, Precision precision);
+std::unique_ptr<PackedLinear> pack_linear(const QuantWeight& w, Precision precision,
+                                          Product product = Product::kAuto);
 
 }  // namespace awq

@@ -8,6 +8,7 @@
 #include "base/half.h"
 #include "base/thread_pool.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/int8_linear.h"
 #include "kernels/cpu/linear_kinds.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/simd_table.h"
@@ -20,13 +21,21 @@ namespace {
 // panels' product and saves the dequantized copy; bf16 products are twice as fast, so they pay sooner.
 constexpr int64_t kDenseStreamTokens = 16, kQuantStreamTokens = 32, kBf16StreamTokens = 8;
 
+int64_t stream_limit(Product product, int64_t automatic) {
+  return product == Product::kAuto ? automatic : product == Product::kGemv ? INT64_MAX : 0;
+}
+
 class DenseLinear final : public PackedLinear {
  public:
-  DenseLinear(Tensor w, bool bf16)
-      : w_(std::move(w)), table_(simd::table()), bf16_(bf16), elem_(elem_of(w_.dtype())) {}
+  DenseLinear(Tensor w, bool bf16, Product product)
+      : w_(std::move(w)),
+        table_(simd::table()),
+        bf16_(bf16),
+        stream_tokens_(stream_limit(product, bf16 ? kBf16StreamTokens : kDenseStreamTokens)),
+        elem_(elem_of(w_.dtype())) {}
 
   void run(const float* x, int64_t tokens, float* y, int64_t ldy) const override {
-    if (tokens > (bf16_ ? kBf16StreamTokens : kDenseStreamTokens)) {
+    if (tokens > stream_tokens_) {
       const DensePanels panels(table_, bf16_, elem_, w_.bytes(), in(), out());
       return gemm(table_, bf16_, panels, x, in(), tokens, out(), in(), y, ldy);
     }
@@ -50,12 +59,13 @@ class DenseLinear final : public PackedLinear {
   Tensor w_;
   const simd::Table& table_;
   bool bf16_;
+  int64_t stream_tokens_;
   simd::Elem elem_;
 };
 
 class QuantLinear final : public PackedLinear {
  public:
-  QuantLinear(const QuantWeight& w, bool bf16);
+  QuantLinear(const QuantWeight& w, bool bf16, Product product);
   void run(const float* x, int64_t tokens, float* y, int64_t ldy) const override;
   int64_t out() const override { return out_; }
   int64_t in() const override { return view_.k; }
@@ -73,12 +83,17 @@ class QuantLinear final : public PackedLinear {
   int64_t out_, row_blocks_;
   const simd::Table& table_;
   bool bf16_;
+  int64_t stream_tokens_;
   Tensor codes_, scales_, zeros_;
   simd::QuantView view_{};
 };
 
-QuantLinear::QuantLinear(const QuantWeight& w, bool bf16)
-    : out_(w.rows), row_blocks_(ceil_div(w.rows, simd::kRowBlock)), table_(simd::table()), bf16_(bf16) {
+QuantLinear::QuantLinear(const QuantWeight& w, bool bf16, Product product)
+    : out_(w.rows),
+      row_blocks_(ceil_div(w.rows, simd::kRowBlock)),
+      table_(simd::table()),
+      bf16_(bf16),
+      stream_tokens_(stream_limit(product, bf16 ? kBf16StreamTokens : kQuantStreamTokens)) {
   check_consistent(w);
   view_.bits = w.scheme.bits == 4 ? 4 : 8;
   view_.k = w.cols;
@@ -140,7 +155,7 @@ void QuantLinear::store_zeros(const QuantWeight& w) {
 }
 
 void QuantLinear::run(const float* x, int64_t tokens, float* y, int64_t ldy) const {
-  if (tokens <= (bf16_ ? kBf16StreamTokens : kQuantStreamTokens)) return stream(x, tokens, y, ldy);
+  if (tokens <= stream_tokens_) return stream(x, tokens, y, ldy);
   gemm(table_, bf16_, QuantPanels(table_, bf16_, view_, row_blocks_), x, in(), tokens, out_, in(), y, ldy);
 }
 
@@ -179,20 +194,22 @@ bool aligned(const Tensor& w) {
 
 }  // namespace
 
-std::unique_ptr<PackedLinear> pack_linear(const Tensor& w, Precision precision) {
+std::unique_ptr<PackedLinear> pack_linear(const Tensor& w, Precision precision, Product product) {
   if (w.rank() != 2 || (w.dtype() != DType::kF32 && w.dtype() != DType::kF16 && w.dtype() != DType::kBF16))
     fail(Code::kUnsupported, "linear weight: expected F32, F16 or BF16 of rank 2, got {} {}",
          dtype_name(w.dtype()), shape_text(w.shape()));
   const bool bf16 = use_bf16(precision);
-  if (bf16 && w.dtype() != DType::kBF16) return std::make_unique<DenseLinear>(w.to(DType::kBF16), true);
-  return std::make_unique<DenseLinear>(aligned(w) ? w : w.clone(), bf16);
+  if (bf16 && w.dtype() != DType::kBF16)
+    return std::make_unique<DenseLinear>(w.to(DType::kBF16), true, product);
+  return std::make_unique<DenseLinear>(aligned(w) ? w : w.clone(), bf16, product);
 }
 
-std::unique_ptr<PackedLinear> pack_linear(const QuantWeight& w, Precision precision) {
+std::unique_ptr<PackedLinear> pack_linear(const QuantWeight& w, Precision precision, Product product) {
   if (w.scheme.activations != Activations::kFloat) return int8_activation_linear(w, precision);
+  if (precision == Precision::kFast && int8_supports(w)) return pack_int8(w, product);
   const bool bf16 = use_bf16(precision);
   if (w.scheme.code != CodeKind::kAffine || w.scheme.zero == ZeroKind::kReal) return table_linear(w, bf16);
-  return std::make_unique<QuantLinear>(w, bf16);
+  return std::make_unique<QuantLinear>(w, bf16, product);
 }
 
 }  // namespace awq

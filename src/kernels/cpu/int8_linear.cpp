@@ -1,0 +1,221 @@
+// Prepacking and blocking of the int8 products (int8_table.h has the layout and the exact definition of a
+// result).
+//
+// A few tokens stream the packed codes once (gemv), more go through panels of 32 outputs unpacked to bytes
+// (gemm). Both form the same integers and add them in the same order, so a token's result is the same bits in
+// any batch.
+#include "kernels/cpu/int8_linear.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/half.h"
+#include "base/thread_pool.h"
+#include "kernels/cpu/scratch.h"
+
+namespace awq {
+namespace {
+
+using simd::kInt8Rows;
+
+constexpr int64_t kTokenChunk = 512;  // tokens of one pass over the weights
+constexpr int64_t kActivationBytes =
+    1 << 20;                             // of a pass: they stay in the second-level cache from panel to panel
+constexpr int64_t kPanelColumns = 4096;  // a panel of 128 KiB
+constexpr int64_t kMinTokensPerTask = 64;  // a panel is unpacked once per so many tokens
+constexpr int64_t kTaskBytes = 256 << 10;  // codes of a gemv task, where there are enough for all threads
+
+// Columns that share scales on both sides. Per-row groups are cut, scales repeated; the last block may be
+// padded.
+int64_t block_of(int64_t cols, int64_t group) {
+  const bool whole_rows = group == cols;
+  for (int64_t block = std::min<int64_t>(group, simd::kInt8MaxBlock); block >= 8; --block)
+    if (group % block == 0 && block % 8 == 0 && (block == group || block % 32 == 0)) return block;
+  return whole_rows ? std::min<int64_t>(128, round_up(cols, 32)) : 0;
+}
+
+class Int8Linear final : public PackedLinear {
+ public:
+  Int8Linear(const QuantWeight& w, Product product, const simd::Int8Table& table);
+  void run(const float* x, int64_t tokens, float* y, int64_t ldy) const override;
+  int64_t out() const override { return rows_; }
+  int64_t in() const override { return cols_; }
+  int64_t bytes() const override { return codes_.nbytes() + meta_.nbytes(); }
+  std::string kernel() const override { return fmt::format("w{}a8-{}", view_.bits, table_.name); }
+
+ private:
+  void store_codes(const QuantWeight& w);
+  void store_meta(const QuantWeight& w);
+  void stream(const simd::Int8Activations& x, int64_t tokens, float* y, int64_t ldy) const;
+  void multiply(const simd::Int8Activations& x, int64_t tokens, float* y, int64_t ldy) const;
+
+  int64_t rows_, cols_, row_blocks_;
+  Product product_;
+  const simd::Int8Table& table_;
+  Tensor codes_, meta_;
+  simd::Int8Weights view_{};
+};
+
+int stored_bits(int bits) { return bits <= 3 ? 3 : bits == 4 ? 4 : 8; }
+
+Int8Linear::Int8Linear(const QuantWeight& w, Product product, const simd::Int8Table& table)
+    : rows_(w.rows),
+      cols_(w.cols),
+      row_blocks_(ceil_div(w.rows, kInt8Rows)),
+      product_(product),
+      table_(table) {
+  check_consistent(w);
+  check_internal(int8_supports(w), "int8 product: a scheme it does not take");
+  view_.block = block_of(w.cols, w.scheme.group_size(w.cols));
+  view_.bits = stored_bits(w.scheme.bits);
+  if (view_.bits == 3 && view_.block % 32 != 0) view_.bits = 4;
+  view_.blocks = ceil_div(w.cols, view_.block);
+  view_.words = view_.block * view_.bits / 32;
+  store_codes(w);
+  store_meta(w);
+}
+
+// Four columns, a byte each.
+uint32_t four_codes(const uint8_t* q, int64_t left) {
+  uint32_t v = 0;
+  if (left > 0) std::memcpy(&v, q, static_cast<size_t>(std::min<int64_t>(4, left)));
+  return v;
+}
+
+void Int8Linear::store_codes(const QuantWeight& w) {
+  codes_ = Tensor::zeros(DType::kU32, {row_blocks_, view_.blocks, view_.words, kInt8Rows});
+  uint32_t* words = codes_.mutable_data<uint32_t>();
+  const auto pack_block = [&](const uint8_t* q, int64_t left, uint32_t* at) {  // at: first word of the row
+    if (view_.bits == 8) {
+      for (int64_t i = 0; i < view_.words; ++i) at[i * kInt8Rows] = four_codes(q + 4 * i, left - 4 * i);
+    } else if (view_.bits == 4) {
+      for (int64_t i = 0; i < view_.words; ++i)
+        at[i * kInt8Rows] = four_codes(q + 8 * i, left - 8 * i) | four_codes(q + 8 * i + 4, left - 8 * i - 4)
+                                                                      << 4;
+    } else {
+      for (int64_t i = 0; i < view_.block / 4; ++i) {
+        const uint32_t v = four_codes(q + 4 * i, left - 4 * i);
+        const int64_t unit = i / 8 * 3, s = i % 8;
+        at[(unit + s / 4) * kInt8Rows] |= (v & 0x03030303u) << (2 * (s % 4));
+        at[(unit + 2) * kInt8Rows] |= (v >> 2 & 0x01010101u) << s;
+      }
+    }
+  };
+  parallel_for(row_blocks_, [&](int64_t b) {
+    const int64_t rows = std::min<int64_t>(kInt8Rows, rows_ - b * kInt8Rows);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t g = 0; g < view_.blocks; ++g)
+        pack_block(w.codes.data() + (b * kInt8Rows + r) * cols_ + g * view_.block, cols_ - g * view_.block,
+                   words + (b * view_.blocks + g) * view_.words * kInt8Rows + r);
+  });
+  view_.codes = words;
+}
+
+void Int8Linear::store_meta(const QuantWeight& w) {
+  const int64_t groups = w.groups(),
+                per_group = view_.block >= cols_ ? view_.blocks : w.scheme.group_size(cols_) / view_.block;
+  const auto group_of = [&](int64_t g) { return groups == 1 ? 0 : g / per_group; };
+  // A symmetric weight's zero is that of its own bits, also where its codes are stored wider.
+  view_.common_zero = w.zeros.empty() ? w.zero_at(0, 0) : -1;
+  view_.half_scales = w.scale_dtype == DType::kF16;
+  meta_ = Tensor::zeros(DType::kU8, {row_blocks_, view_.blocks, view_.meta_bytes()});
+  uint8_t* meta = meta_.mutable_data<uint8_t>();
+  parallel_for(row_blocks_, [&](int64_t b) {
+    for (int64_t r = 0; r < std::min<int64_t>(kInt8Rows, rows_ - b * kInt8Rows); ++r)
+      for (int64_t g = 0; g < view_.blocks; ++g) {
+        const int64_t row = b * kInt8Rows + r;
+        uint8_t* at = meta + (b * view_.blocks + g) * view_.meta_bytes();
+        const float scale = w.scales[static_cast<size_t>(row * groups + group_of(g))];
+        if (view_.half_scales) {
+          const fp16_t half = f32_to_fp16(scale);
+          std::memcpy(at + 2 * r, &half, 2);
+        } else {
+          std::memcpy(at + 4 * r, &scale, 4);
+        }
+        if (view_.common_zero < 0)
+          at[view_.scale_bytes() + r] = static_cast<uint8_t>(w.zero_at(row, group_of(g)));
+      }
+  });
+  view_.meta = meta;
+}
+
+void Int8Linear::run(const float* x, int64_t tokens, float* y, int64_t ldy) const {
+  // A stride that is no multiple of a page keeps the rows of a tile in different sets of the first-level
+  // cache.
+  const int64_t width = view_.blocks * view_.block, stride = round_up(width, 64) + 64, blocks = view_.blocks;
+  thread_local Scratch scratch;
+  for (int64_t t0 = 0; t0 < tokens; t0 += kTokenChunk) {
+    const int64_t n = std::min(kTokenChunk, tokens - t0), numbers = round_up(n * blocks, 16);
+    float* scale = scratch.floats(2 * numbers + n * stride / 4);
+    auto* negsum = reinterpret_cast<int32_t*>(scale + numbers);
+    auto* q = reinterpret_cast<int8_t*>(scale + 2 * numbers);
+    parallel_chunks(n, cols_, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t)
+        table_.quantize(x + (t0 + t) * cols_, cols_, view_.block, blocks, q + t * stride, scale + t * blocks,
+                        negsum + t * blocks);
+    });
+    const simd::Int8Activations activations{q, stride, scale, negsum, blocks};
+    const bool few = product_ == Product::kGemv || (product_ == Product::kAuto && n <= table_.stream_tokens);
+    few ? stream(activations, n, y + t0 * ldy, ldy) : multiply(activations, n, y + t0 * ldy, ldy);
+  }
+}
+
+simd::Int8Activations from_token(const simd::Int8Activations& x, int64_t t) {
+  return {x.q + t * x.stride, x.stride, x.scale + t * x.blocks, x.negsum + t * x.blocks, x.blocks};
+}
+
+void Int8Linear::stream(const simd::Int8Activations& x, int64_t tokens, float* y, int64_t ldy) const {
+  const int64_t bytes = view_.blocks * view_.words * kInt8Rows * 4;
+  const int64_t wanted =
+      std::max<int64_t>(threads(), row_blocks_ * bytes / kTaskBytes / threads() * threads());
+  const int64_t tasks = std::min(row_blocks_, wanted);
+  parallel_for(tasks, [&](int64_t i) {
+    const int64_t begin = row_blocks_ * i / tasks, end = row_blocks_ * (i + 1) / tasks;
+    for (int64_t t = 0; t < tokens; t += simd::kInt8GemvTokens) {
+      const int n = static_cast<int>(std::min<int64_t>(simd::kInt8GemvTokens, tokens - t));
+      const int64_t streams = table_.streams(n), each = (end - begin) / streams,
+                    rest = begin + each * streams;
+      const simd::Int8Activations part = from_token(x, t);
+      if (each > 0) table_.gemv[n](view_, begin, each, streams, part, rows_, y + t * ldy, ldy);
+      if (rest < end) table_.gemv[n](view_, rest, 1, end - rest, part, rows_, y + t * ldy, ldy);
+    }
+  });
+}
+
+void Int8Linear::multiply(const simd::Int8Activations& x, int64_t tokens, float* y, int64_t ldy) const {
+  const int64_t panels = ceil_div(row_blocks_, simd::kInt8PanelBlocks),
+                panel_rows = simd::kInt8PanelBlocks * kInt8Rows;
+  const int64_t columns = std::clamp<int64_t>(kActivationBytes / tokens, view_.block, kPanelColumns);
+  const int64_t step = columns / view_.block;
+  // Enough tasks for all threads; the split does not change any sum.
+  int64_t parts = 1;
+  while (panels * parts < 4 * threads() && tokens / (parts + 1) >= kMinTokensPerTask) ++parts;
+  const int64_t each = round_up(ceil_div(tokens, parts), table_.gemm_tokens);
+  for (int64_t g0 = 0; g0 < view_.blocks; g0 += step) {
+    const int64_t g1 = std::min(view_.blocks, g0 + step);
+    parallel_for(panels * parts, [&](int64_t i) {
+      thread_local Scratch scratch;
+      const int64_t panel = i % panels, t0 = i / panels * each, n = std::min(each, tokens - t0);
+      if (n <= 0) return;
+      const int64_t b0 = panel * simd::kInt8PanelBlocks;
+      const int count = static_cast<int>(std::min<int64_t>(simd::kInt8PanelBlocks, row_blocks_ - b0));
+      auto* bytes = reinterpret_cast<uint8_t*>(scratch.floats((g1 - g0) * view_.block * panel_rows / 4));
+      table_.unpack(view_, b0, count, g0, g1, bytes);
+      table_.gemm(view_, bytes, b0, count, g0, g1, from_token(x, t0), n, rows_ - panel * panel_rows,
+                  y + t0 * ldy + panel * panel_rows, ldy);
+    });
+  }
+}
+
+}  // namespace
+
+bool int8_supports(const QuantWeight& w) {
+  return w.scheme.code == CodeKind::kAffine && w.scheme.zero != ZeroKind::kReal &&
+         w.scheme.activations == Activations::kFloat && block_of(w.cols, w.scheme.group_size(w.cols)) > 0;
+}
+
+std::unique_ptr<PackedLinear> pack_int8(const QuantWeight& w, Product product, const simd::Int8Table& table) {
+  return std::make_unique<Int8Linear>(w, product, table);
+}
+
+}  // namespace awq
