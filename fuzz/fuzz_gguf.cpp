@@ -66,6 +66,8 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!fuzz::accepts([&] { file = GgufFile::parse({fuzz::file_of(fuzz::text_of(data, size))}); })) return 0;
   for (const auto& [key, value] : file->values()) read_value(*file, key, value);
   for (const GgufTensor& t : file->tensors()) read_tensor(*file, t, size);
+  // What is made from the header costs most: an eighth of the files, always the same ones, go on.
+  if (std::hash<std::string_view>{}(fuzz::text_of(data, size)) % 8 != 0) return 0;
   read_model(*file);
   std::optional<GgufVocab> vocab;
   if (fuzz::accepts([&] { vocab = gguf_vocab(*file); }) && vocab)

@@ -230,9 +230,45 @@ def template_seeds():
     yield "deep", b"{{ " + b"(" * 100 + b"1" + b")" * 100 + b" }}"
 
 
+# ---- SentencePiece: protocol buffers
+
+def varint(n):
+    out = b""
+    while n >= 0x80:
+        out, n = out + bytes([n & 0x7F | 0x80]), n >> 7
+    return out + bytes([n])
+
+
+def field(number, value):
+    if isinstance(value, float):
+        return varint(number << 3 | 5) + struct.pack("<f", value)
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def sentencepiece(model_type, pieces, trainer=b"", normalizer=b""):
+    """pieces: (text, score, type)"""
+    out = b"".join(field(1, field(1, text) + field(2, float(score)) + field(3, kind)) for text, score, kind in pieces)
+    return out + field(2, field(3, model_type) + trainer) + field(3, normalizer)
+
+
+def sentencepiece_seeds():
+    pieces = [("<unk>", 0, 2), ("<s>", 0, 3), ("</s>", 0, 3), ("\u2581", -1, 1), ("a", -2, 1), ("b", -2.5, 1), ("ab", -3, 1), ("\u2581a", -3.5, 1)]
+    octets = [(f"<0x{i:02X}>", 0, 6) for i in (0x0A, 0x62, 0xC3, 0xFF)]
+    rules = field(3, 1) + field(4, 1) + field(5, 1)
+    for name, model_type in (("unigram", 1), ("bpe", 2), ("word", 3), ("char", 4)):
+        yield name, sentencepiece(model_type, pieces, b"", rules)
+    yield "plain", sentencepiece(2, pieces + [("<x>", 0, 4), ("u", -9, 5)], field(24, 1) + field(44, " ?? "), field(3, 0) + field(4, 0) + field(5, 0))
+    yield "bytes", sentencepiece(2, pieces + octets, field(35, 1), rules)
+    # A compiled rule set: the size of the double array in bytes, the array, the replacements.
+    yield "charsmap", sentencepiece(1, pieces, b"", field(2, struct.pack("<IIII", 12, 0, 0, 0) + b"x\0") + rules)
+
+
 SEEDS = {"safetensors": safetensors_seeds, "gguf": gguf_seeds, "config": config_seeds, "index": index_seeds, "manifest": manifest_seeds,
          "journal": journal_seeds, "tokenizer": tokenizer_seeds,
-         "template": template_seeds}
+         "template": template_seeds, "sentencepiece": sentencepiece_seeds}
 
 
 def dictionary(seeds):

@@ -12,7 +12,10 @@ static_assert(std::atomic<bool>::is_always_lock_free, "request_cancel runs in si
 
 void request_cancel() { cancelled.store(true); }
 bool cancel_requested() { return cancelled.load(); }
-void clear_cancel() { cancelled.store(false); }
+void clear_cancel() {
+  cancelled.store(false);
+  out_of_memory.store(false);
+}
 void note_out_of_memory() { out_of_memory.store(true); }
 void check_cancelled() {
   if (out_of_memory.load()) fail(Code::kNoMemory, "out of memory");

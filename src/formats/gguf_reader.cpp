@@ -1,6 +1,7 @@
 // Parsing of GGUF headers. Counts, lengths and offsets come from the file: each is checked against what the
 // file can hold before it is used, and nothing is allocated ahead of what has been read.
 #include <fmt/format.h>
+#include <simdjson.h>
 
 #include <bit>
 #include <cstring>
@@ -97,6 +98,15 @@ class GgufReader {
     return {reinterpret_cast<const char*>(text.data()), text.size()};
   }
 
+  // Names become text: JSON keys, messages, parts of files written.
+  std::string name(const char* what) {
+    const int64_t offset = at_;
+    const std::string_view text = string(what);
+    if (!simdjson::validate_utf8(text))
+      fail(Code::kBadFile, "{}: {} at offset {}: expected UTF-8, got '{}'", path_, what, offset, printable(text, 40));
+    return std::string(text);
+  }
+
   GgufKind kind(const char* what) {
     const int64_t offset = at_;
     const auto id = number<uint32_t>(what);
@@ -126,7 +136,7 @@ class GgufReader {
 
   void read_value() {
     const int64_t offset = at_;
-    const std::string key(string("key"));
+    const std::string key = name("key");
     if (key.empty())
       fail(Code::kBadFile, "{}: key at offset {}: expected a name, got an empty one", path_, offset);
     GgufValue v;
@@ -173,7 +183,7 @@ class GgufReader {
   void read_tensor() {
     const int64_t offset = at_;
     GgufTensor t;
-    t.name = string("tensor name");
+    t.name = name("tensor name");
     if (t.name.empty() || static_cast<int64_t>(t.name.size()) > kMaxNameBytes)
       fail(Code::kBadFile, "{}: tensor name at offset {}: expected 1 to {} bytes, got {}", path_, offset,
            kMaxNameBytes, t.name.size());

@@ -130,10 +130,6 @@ def disks(job, options):
     return tally
 
 
-def ended_by_libc(done):
-    return done.returncode == -6 and "Fatal glibc error: failed to register TLS destructor" in done.stderr
-
-
 def preload(job, library, where, variables, *more):
     environment = {**os.environ, "LD_PRELOAD": str(library), **variables}
     return subprocess.run(job.command(where, *more), capture_output=True, text=True, timeout=120, env=environment, errors="replace")
@@ -170,17 +166,14 @@ def allocations(job, options, pool, library):
         place = job.place()
         try:
             done = preload(job, library, place, {"FAULT_ALLOCATION": f"{number}{'+' if ever else ''}"})
-            # glibc ends a process in which it cannot register the destructor of a thread_local object: 32 bytes, out of reach.
-            wrong = "" if ended_by_libc(done) and not (place / "out").exists() else verdict(job, place, done)
-            return done, wrong or recovers(job, place)
+            return done, verdict(job, place, done) or recovers(job, place)
         finally:
             shutil.rmtree(place)
 
     tally = Tally("allocations")
     work = [(n, ever) for n in range(first + 1, total + 1, step) for ever in (False, True)]
     for point, (done, wrong) in zip(work, pool.map(run, work)):
-        kind = "ended by the C library" if ended_by_libc(done) else "for ever" if point[1] else "once"
-        tally.add(point, kind, done, wrong)
+        tally.add(point, "for ever" if point[1] else "once", done, wrong)
     tally.show()
     return tally
 

@@ -88,6 +88,11 @@ TEST(Manifest, ErrorsNameTheFileAndTheField) {
   }
   expect_error(Code::kBadFile, "m: invalid JSON at line 1, column 2 (offset 1): the text ends too early", [] { parse_manifest("{", "m"); });
   expect_error(Code::kBadFile, "m: expected an object, got array", [] { parse_manifest("[]", "m"); });
+  const std::string deep = R"({"schema":"awq.manifest/1","tool":)" + std::string(100000, '[') + std::string(100000, ']') + "}";
+  expect_error(Code::kBadFile, "m: expected JSON nested at most 64 deep, got more", [&] { parse_manifest(deep, "m"); });
+  std::string wide = "{";
+  for (int i = 0; i < 30000; ++i) wide += fmt::format("{}\"{}\":0", i == 0 ? "" : ",", i);
+  expect_error(Code::kBadFile, "m: expected JSON objects of at most some thousand keys, got more", [&] { parse_manifest(wide + "}", "m"); });
 }
 
 TEST(Manifest, VerifyFindsEveryKindOfDamage) {

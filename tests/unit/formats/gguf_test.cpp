@@ -184,6 +184,12 @@ TEST(Gguf, AnyChangedByteOpensOrIsRefused) {
     }
 }
 
+TEST(Gguf, NamesAreUtf8) {
+  TempDir dir;
+  EXPECT_THAT(open_error(dir, GgufBuilder().u32("k\xff", 1).build()), HasSubstr("key at offset 24: expected UTF-8, got 'k\\xff'"));
+  EXPECT_THAT(open_error(dir, GgufBuilder().f32_tensor("t\xc3", {1}, {1}).build()), HasSubstr("tensor name at offset 24: expected UTF-8"));
+}
+
 TEST(Gguf, OtherAlignments) {
   TempDir dir;
   GgufBuilder b;

@@ -105,6 +105,7 @@ TEST(ModelConfig, ErrorsNameFileKeyAndValue) {
        "num_attention_heads 4 is not a multiple of num_key_value_heads 3"},
       {R"({"num_key_value_heads": 0})", Code::kBadFile,
        "'num_key_value_heads': expected a positive number, got 0"},
+      {R"({"rms_norm_eps": -1})", Code::kBadFile, "'rms_norm_eps': expected a number from 0 to 1, got -1"},
       {R"({"head_dim": 15})", Code::kBadFile, "head_dim: expected an even number, got 15"},
       {R"({"tie_word_embeddings": "yes"})", Code::kBadFile,
        "'tie_word_embeddings': expected true or false, got \"yes\""},
