@@ -30,7 +30,8 @@ void check_model(const ModelConfig& c) {
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   nlohmann::ordered_json json;
-  if (!fuzz::accepts([&] { json = parse_json(fuzz::text_of(data, size), "file"); }) || !json.is_object()) return 0;
+  if (!fuzz::accepts([&] { json = parse_json(fuzz::text_of(data, size), "file"); }) || !json.is_object())
+    return 0;
   ModelConfig config;
   if (fuzz::accepts([&] { config = parse_model_config(json, "file"); })) check_model(config);
   if (const nlohmann::ordered_json* settings = quantization_config(json)) {

@@ -1,5 +1,5 @@
-// GGUF: keys and tensors lie inside the file; what is made from them (configuration, vocabulary, weights) either works or is
-// refused.
+// GGUF: keys and tensors lie inside the file; what is made from them (configuration, vocabulary, weights)
+// either works or is refused.
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -21,10 +21,16 @@ void read_value(const GgufFile& file, const std::string& key, const GgufValue& v
   require(file.value(key) == &value);
   fuzz::accepts([&] {
     switch (value.kind) {
-      case GgufKind::kString: require(file.text(key)->size() == value.text.size()); break;
-      case GgufKind::kBool: file.boolean(key); break;
+      case GgufKind::kString:
+        require(file.text(key)->size() == value.text.size());
+        break;
+      case GgufKind::kBool:
+        file.boolean(key);
+        break;
       case GgufKind::kF32:
-      case GgufKind::kF64: file.real(key); break;
+      case GgufKind::kF64:
+        file.real(key);
+        break;
       case GgufKind::kArray:
         require(value.count >= 0);
         if (value.element == GgufKind::kString)
@@ -34,13 +40,15 @@ void read_value(const GgufFile& file, const std::string& key, const GgufValue& v
         else
           require(file.integers(key).size() == static_cast<size_t>(value.count));
         break;
-      default: file.integer(key);
+      default:
+        file.integer(key);
     }
   });
 }
 
 void read_tensor(const GgufFile& file, const GgufTensor& t, size_t size) {
-  require(t.offset >= 0 && t.bytes >= 0 && t.bytes <= static_cast<int64_t>(size) && t.offset <= static_cast<int64_t>(size) - t.bytes);
+  require(t.offset >= 0 && t.bytes >= 0 && t.bytes <= static_cast<int64_t>(size) &&
+          t.offset <= static_cast<int64_t>(size) - t.bytes);
   require(file.find(t.name) == &t);
   const auto bytes = file.bytes(t);
   const int64_t n = numel(t.shape);
@@ -56,7 +64,8 @@ void read_model(const GgufFile& file) {
   if (arch == nullptr) return;
   for (const GgufTensor& t : file.tensors()) hf_tensor_name(*arch, t.name);
   nlohmann::ordered_json config;
-  if (fuzz::accepts([&] { config = config_from_gguf(file, *arch); })) fuzz::accepts([&] { parse_model_config(config, "file"); });
+  if (fuzz::accepts([&] { config = config_from_gguf(file, *arch); }))
+    fuzz::accepts([&] { parse_model_config(config, "file"); });
 }
 
 }  // namespace
@@ -71,7 +80,8 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   read_model(*file);
   std::optional<GgufVocab> vocab;
   if (fuzz::accepts([&] { vocab = gguf_vocab(*file); }) && vocab)
-    fuzz::accepts([&] { read_tokenizer_json(tokenizer_files_from_gguf(*vocab, 64, "file").tokenizer_json, "file"); });
+    fuzz::accepts(
+        [&] { read_tokenizer_json(tokenizer_files_from_gguf(*vocab, 64, "file").tokenizer_json, "file"); });
   return 0;
 }
 
@@ -107,7 +117,9 @@ class Walk {
   }
   const std::vector<Piece>& values() const { return values_; }
   const std::vector<Piece>& tensors() const { return tensors_; }
-  const std::vector<size_t>& lengths() const { return lengths_; }  // where u64 lengths of strings and arrays stand
+  const std::vector<size_t>& lengths() const {
+    return lengths_;
+  }  // where u64 lengths of strings and arrays stand
 
  private:
   uint64_t number(size_t at, size_t bytes) const {
@@ -146,7 +158,8 @@ void add_to_count(uint8_t* data, size_t at, uint64_t by) {
 }
 
 // Copies, removes or moves a piece of one list, and counts it.
-size_t change_list(uint8_t* data, size_t size, size_t max_size, const std::vector<Piece>& list, size_t count_at, std::minstd_rand& rng) {
+size_t change_list(uint8_t* data, size_t size, size_t max_size, const std::vector<Piece>& list,
+                   size_t count_at, std::minstd_rand& rng) {
   const Piece piece = list[rng() % list.size()];
   const size_t length = piece.end - piece.begin;
   if (rng() % 2 == 0) {
@@ -160,7 +173,8 @@ size_t change_list(uint8_t* data, size_t size, size_t max_size, const std::vecto
   std::memmove(data + at + length, data + at, size - at);
   std::memcpy(data + at, copy.data(), length);
   // Keys and names must differ to be accepted: change a byte of this one.
-  if (length > 8) data[at + 8 + rng() % std::min<size_t>(length - 8, 12)] ^= static_cast<uint8_t>(1 + rng() % 31);
+  if (length > 8)
+    data[at + 8 + rng() % std::min<size_t>(length - 8, 12)] ^= static_cast<uint8_t>(1 + rng() % 31);
   add_to_count(data, count_at, 1);
   return size + length;
 }

@@ -11,7 +11,8 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!fuzz::accepts([&] { index = parse_shard_index(fuzz::text_of(data, size), "file"); })) return 0;
   for (const auto& [tensor, shard] : index.weight_map) {
     const std::filesystem::path path(shard);
-    fuzz::require(!path.has_root_path() && path.filename() == path && shard.find('\0') == shard.npos && shard != "..");
+    fuzz::require(!path.has_root_path() && path.filename() == path && shard.find('\0') == shard.npos &&
+                  shard != "..");
   }
   return 0;
 }

@@ -1,5 +1,5 @@
-// The record of an unfinished job. The input is the text below the first line; the first line, whose digest no mutation would
-// meet, is made here. A second look takes the input as it is.
+// The record of an unfinished job. The input is the text below the first line; the first line, whose digest
+// no mutation would meet, is made here. A second look takes the input as it is.
 #include "base/sha256.h"
 #include "checkpoint/journal.h"
 #include "target.h"
@@ -19,7 +19,8 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!fuzz::accepts([&] { record = parse_journal(text, "file"); })) return 0;
   require(record.done >= 0 && record.done <= record.total + 1);
   for (const StateFile& s : record.states)
-    require(s.bytes >= 0 && s.digest.size() == 64 && s.digest.find_first_not_of("0123456789abcdef") == std::string::npos);
+    require(s.bytes >= 0 && s.digest.size() == 64 &&
+            s.digest.find_first_not_of("0123456789abcdef") == std::string::npos);
   require(identity_difference(record.identity, record.identity).empty());
   const std::string again = journal_text(record);
   require(journal_text(parse_journal(again, "file")) == again);

@@ -1,4 +1,5 @@
-// safetensors headers: what is accepted lies inside the file without gap or overlap, and written again it reads the same.
+// safetensors headers: what is accepted lies inside the file without gap or overlap, and written again it
+// reads the same.
 #include <algorithm>
 #include <cstring>
 #include <random>
@@ -38,7 +39,8 @@ void check_round_trip(const SafetensorsFile& file) {
     specs.push_back({e.name, *e.dtype, e.shape});
     data += e.bytes;
   }
-  const std::string again = safetensors_header(specs, file.metadata()) + std::string(static_cast<size_t>(data), '\0');
+  const std::string again =
+      safetensors_header(specs, file.metadata()) + std::string(static_cast<size_t>(data), '\0');
   const auto copy = SafetensorsFile::parse(fuzz::file_of(again));
   require(copy->entries().size() == file.entries().size() && copy->metadata() == file.metadata());
   for (const SafetensorsEntry& e : file.entries()) {
@@ -58,7 +60,8 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   return 0;
 }
 
-// Changes the JSON and puts its length right most of the time, and the size of the data behind it now and then.
+// Changes the JSON and puts its length right most of the time, and the size of the data behind it now and
+// then.
 size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsigned seed) {
   std::minstd_rand rng(seed);
   if (size < 10 || max_size < 64 || rng() % 16 == 0) return LLVMFuzzerMutate(data, size, max_size);

@@ -11,7 +11,10 @@ using fuzz::require;
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::shared_ptr<const Tokenizer> tokenizer;
-  if (!fuzz::accepts([&] { tokenizer = make_tokenizer(spec_from_sentencepiece(fuzz::text_of(data, size), "file"), "file"); })) return 0;
+  if (!fuzz::accepts([&] {
+        tokenizer = make_tokenizer(spec_from_sentencepiece(fuzz::text_of(data, size), "file"), "file");
+      }))
+    return 0;
   for (const std::string_view text : {"a  ab b<s>", "\xff \xc3\xa9\xe2\x96\x81\xef\xac\x81"}) {
     fuzz::accepts([&] {
       const std::vector<int32_t> ids = tokenizer->encode(text, true);
@@ -25,7 +28,8 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
 namespace {
 
-// The fields of a protocol buffer message with payloads of known length; bytes that are none stay as they are.
+// The fields of a protocol buffer message with payloads of known length; bytes that are none stay as they
+// are.
 struct Field {
   size_t begin, payload, end;
 };
@@ -52,8 +56,12 @@ size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsi
   std::vector<uint8_t> piece(data + f.begin, data + f.end);
   size_t from = f.begin, to = f.end;  // what `piece` takes the place of
   switch (rng() % 4) {
-    case 0: piece.clear(); break;
-    case 1: from = to = other.begin; break;
+    case 0:
+      piece.clear();
+      break;
+    case 1:
+      from = to = other.begin;
+      break;
     default: {
       const size_t length = piece.size() - 2;
       piece.resize(2 + 127);

@@ -1,5 +1,5 @@
-// What the targets share. A target hands bytes to one parser of the library. awq::Error is the right answer to bad input;
-// a crash, a leak, any other exception and a broken invariant are bugs.
+// What the targets share. A target hands bytes to one parser of the library. awq::Error is the right answer
+// to bad input; a crash, a leak, any other exception and a broken invariant are bugs.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -30,15 +30,18 @@ bool accepts(Parse&& parse) {
   }
 }
 
-inline std::string_view text_of(const uint8_t* data, size_t size) { return {reinterpret_cast<const char*>(data), size}; }
+inline std::string_view text_of(const uint8_t* data, size_t size) {
+  return {reinterpret_cast<const char*>(data), size};
+}
 
 inline std::shared_ptr<const MappedFile> file_of(std::string_view bytes) {
   static const std::filesystem::path name("file");
   return MappedFile::in_memory(name, std::as_bytes(std::span(bytes)));
 }
 
-// For LLVMFuzzerCustomMutator: changes one token of JSON text (a number, a string, a literal, a bracket) or copies one
-// over another; every second time libFuzzer's own mutations, which know the dictionary. Returns the new size.
+// For LLVMFuzzerCustomMutator: changes one token of JSON text (a number, a string, a literal, a bracket) or
+// copies one over another; every second time libFuzzer's own mutations, which know the dictionary. Returns
+// the new size.
 size_t mutate_json(uint8_t* data, size_t size, size_t max_size, unsigned seed);
 
 // A number that often lies at an edge.

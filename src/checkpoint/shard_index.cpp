@@ -10,11 +10,11 @@ namespace {
 
 // A shard is a file of this very directory: a name with a separator or ".." could reach anywhere.
 void check_shard_name(const std::string& where, std::string_view tensor, std::string_view shard) {
-  const bool plain = shard.find_first_of("/\\") == std::string::npos && shard.find("..") == std::string::npos &&
-                     shard.find('\0') == std::string::npos;
+  const bool plain = shard.find_first_of("/\\") == std::string::npos &&
+                     shard.find("..") == std::string::npos && shard.find('\0') == std::string::npos;
   if (!plain || !shard.ends_with(".safetensors"))
-    fail(Code::kBadFile, "{}: weight_map of '{}': expected the plain name of a .safetensors file, got '{}'", where,
-         printable(tensor), printable(shard));
+    fail(Code::kBadFile, "{}: weight_map of '{}': expected the plain name of a .safetensors file, got '{}'",
+         where, printable(tensor), printable(shard));
 }
 
 }  // namespace
@@ -25,13 +25,15 @@ ShardIndex parse_shard_index(std::string_view text, const std::string& where) {
   if (const auto error = parser.parse(text.data(), text.size(), true).get(root))
     fail(Code::kBadFile, "{}: expected JSON, got {}", where, simdjson::error_message(error));
   simdjson::dom::object map;
-  if (root["weight_map"].get(map)) fail(Code::kBadFile, "{}: expected an object 'weight_map' from tensors to files", where);
+  if (root["weight_map"].get(map))
+    fail(Code::kBadFile, "{}: expected an object 'weight_map' from tensors to files", where);
   ShardIndex out;
   int64_t size = 0;
   if (root["metadata"]["total_size"].get(size) == simdjson::SUCCESS) out.total_size = size;
   for (const auto& [tensor, value] : map) {
     std::string_view shard;
-    if (value.get(shard)) fail(Code::kBadFile, "{}: weight_map of '{}': expected a file name", where, printable(tensor));
+    if (value.get(shard))
+      fail(Code::kBadFile, "{}: weight_map of '{}': expected a file name", where, printable(tensor));
     check_shard_name(where, tensor, shard);
     if (!out.weight_map.emplace(tensor, shard).second)
       fail(Code::kBadFile, "{}: weight_map: tensor '{}' occurs twice", where, printable(tensor));

@@ -22,10 +22,13 @@ using Findings = std::vector<Finding>;
 
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 
-// Files that loaders look for by their ending: one that nobody vouches for may be read in place of one that somebody does.
+// Files that loaders look for by their ending: one that nobody vouches for may be read in place of one that
+// somebody does.
 bool may_be_loaded(const std::string& name) {
-  constexpr std::array kEndings = {".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model", ".py"};
-  return std::any_of(kEndings.begin(), kEndings.end(), [&](const char* ending) { return name.ends_with(ending); });
+  constexpr std::array kEndings = {".safetensors", ".bin",   ".pt",    ".gguf",
+                                   ".json",        ".jinja", ".model", ".py"};
+  return std::any_of(kEndings.begin(), kEndings.end(),
+                     [&](const char* ending) { return name.ends_with(ending); });
 }
 
 void check_manifest(const fs::path& dir, Findings& out) {
@@ -80,9 +83,11 @@ void check_index(const fs::path& dir, const Files& files, Findings& out) {
     shards.insert(shard);
     const auto file = files.find(shard);
     if (file == files.end() && !fs::exists(dir / shard))
-      out.push_back({Severity::kError, "index", shard, std::string(tensor), "the file that should hold it is missing"});
+      out.push_back(
+          {Severity::kError, "index", shard, std::string(tensor), "the file that should hold it is missing"});
     else if (file != files.end() && file->second->find(tensor) == nullptr)
-      out.push_back({Severity::kError, "index", shard, std::string(tensor), "the index places it here, the file does not hold it"});
+      out.push_back({Severity::kError, "index", shard, std::string(tensor),
+                     "the index places it here, the file does not hold it"});
   }
   int64_t bytes = 0;
   for (const auto& [name, file] : files) {
@@ -94,19 +99,22 @@ void check_index(const fs::path& dir, const Files& files, Findings& out) {
       bytes += e.bytes;
       const auto it = index.weight_map.find(e.name);
       if (it == index.weight_map.end())
-        out.push_back({Severity::kError, "index", name, e.name, "the file holds it, the index does not name it"});
+        out.push_back(
+            {Severity::kError, "index", name, e.name, "the file holds it, the index does not name it"});
       else if (it->second != name)
         out.push_back({Severity::kError, "index", name, e.name, "the index places it in " + it->second});
     }
   }
   if (index.total_size && *index.total_size != bytes)
-    out.push_back({Severity::kNote, "index", kIndexFile, "", fmt::format("total_size: expected {}, got {}", bytes, *index.total_size)});
+    out.push_back({Severity::kNote, "index", kIndexFile, "",
+                   fmt::format("total_size: expected {}, got {}", bytes, *index.total_size)});
 }
 
 void check_metadata(const Files& files, Findings& out) {
   for (const auto& [name, file] : files)
     if (!file->metadata().contains("format"))
-      out.push_back({Severity::kNote, "metadata", name, "", "expected __metadata__ with a 'format', which older loaders demand"});
+      out.push_back({Severity::kNote, "metadata", name, "",
+                     "expected __metadata__ with a 'format', which older loaders demand"});
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What `awq verify` finds in the files of a checkpoint without knowing layers: the manifest, the index, the headers.
-// model/verify.h goes on from there.
+// What `awq verify` finds in the files of a checkpoint without knowing layers: the manifest, the index, the
+// headers. model/verify.h goes on from there.
 #pragma once
 #include <filesystem>
 #include <string>
@@ -15,8 +15,9 @@ struct Finding {
   std::string text;    // "expected X, got Y"
 };
 
-// Rules "manifest" (every byte of every file against the digests, and manifest.json against its own), "index" (tensors and
-// shards agree in both directions) and "metadata". dir holds config.json. Reads every byte when there is a manifest.
+// Rules "manifest" (every byte of every file against the digests, and manifest.json against its own), "index"
+// (tensors and shards agree in both directions) and "metadata". dir holds config.json. Reads every byte when
+// there is a manifest.
 std::vector<Finding> verify_stored_files(const std::filesystem::path& dir);
 
 }  // namespace awq

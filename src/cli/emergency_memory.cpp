@@ -1,8 +1,9 @@
-// What the program does when malloc fails: its own operator new, and its own list of thread_local objects to destroy.
+// What the program does when malloc fails: its own operator new, and its own list of thread_local objects to
+// destroy.
 //
-// Destructors may need memory too (nlohmann's JSON flattens itself while it is destroyed), and there a failed allocation would
-// end the process without a word. So when malloc fails, moderate requests are served from a reserve and the job is told to stop
-// at its next step; the second half of the reserve is for the way out.
+// Destructors may need memory too (nlohmann's JSON flattens itself while it is destroyed), and there a failed
+// allocation would end the process without a word. So when malloc fails, moderate requests are served from a
+// reserve and the job is told to stop at its next step; the second half of the reserve is for the way out.
 #include <pthread.h>
 
 #include <atomic>
@@ -75,14 +76,15 @@ void* operator new(size_t bytes) {
 void operator delete(void* p) noexcept { give_back(p); }
 void operator delete(void* p, size_t) noexcept { give_back(p); }
 
-// What compiled code calls when a thread_local object with a destructor has been made (Itanium C++ ABI, section 3.3.6.3). The C
-// library's ends the process when it finds no 32 bytes to note the object in; here the object then lives as long as the process.
-// The main thread's live that long anyway.
+// What compiled code calls when a thread_local object with a destructor has been made (Itanium C++ ABI,
+// section 3.3.6.3). The C library's ends the process when it finds no 32 bytes to note the object in; here
+// the object then lives as long as the process. The main thread's live that long anyway.
 extern "C" int __cxa_thread_atexit(void (*destroy)(void*), void* object, void* /*library*/) noexcept {
   pthread_once(&thread_objects_once, make_thread_objects_key);
   void* const place = malloc_or_reserve(sizeof(ThreadObject));
   if (place == nullptr) return 0;
-  auto* const entry = new (place) ThreadObject{destroy, object, static_cast<ThreadObject*>(pthread_getspecific(thread_objects))};
+  auto* const entry = new (place)
+      ThreadObject{destroy, object, static_cast<ThreadObject*>(pthread_getspecific(thread_objects))};
   if (pthread_setspecific(thread_objects, entry) != 0) give_back(entry);
   return 0;
 }

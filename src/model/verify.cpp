@@ -16,7 +16,8 @@ using Findings = std::vector<Finding>;
 // Goes through the tensors that the configuration asks for, and remembers them.
 class TensorCheck {
  public:
-  TensorCheck(const Checkpoint& checkpoint, const ModelConfig& config) : checkpoint_(checkpoint), config_(config) {}
+  TensorCheck(const Checkpoint& checkpoint, const ModelConfig& config)
+      : checkpoint_(checkpoint), config_(config) {}
 
   Findings run() {
     dense(kEmbedName, {config_.vocab, config_.hidden});
@@ -43,7 +44,8 @@ class TensorCheck {
   // docs/formats.md, section a: eight codes in a word, along the outputs.
   void packed(const std::string& module, int64_t out, int64_t in) {
     const AwqConfig& awq = *checkpoint_.awq();
-    const int64_t group = awq.group_size == -1 ? in : awq.group_size, groups = group > 0 ? in / group : 0, words = out / 8;
+    const int64_t group = awq.group_size == -1 ? in : awq.group_size, groups = group > 0 ? in / group : 0,
+                  words = out / 8;
     expect(module + ".qweight", {in, words}, {"I32"});
     const StoredTensor* zeros = expect(module + ".qzeros", {groups, words}, {"I32"});
     const StoredTensor* scales = expect(module + ".scales", {groups, out}, {"F16", "BF16", "F32"});
@@ -56,15 +58,19 @@ class TensorCheck {
     if (t != nullptr) values(*t);
   }
 
-  // The tensor when it is there with the right shape and dtype; `dtypes` empty: any that load() makes floats of.
-  const StoredTensor* expect(const std::string& name, const Shape& shape, const std::vector<std::string>& dtypes) {
+  // The tensor when it is there with the right shape and dtype; `dtypes` empty: any that load() makes floats
+  // of.
+  const StoredTensor* expect(const std::string& name, const Shape& shape,
+                             const std::vector<std::string>& dtypes) {
     expected_.insert(name);
     const StoredTensor* t = checkpoint_.find(name);
     if (t == nullptr) {
-      out_.push_back({Severity::kError, "missing", "", name, fmt::format("expected shape {}, found nothing", shape_text(shape))});
+      out_.push_back({Severity::kError, "missing", "", name,
+                      fmt::format("expected shape {}, found nothing", shape_text(shape))});
       return nullptr;
     }
-    if (t->shape != shape) return wrong(*t, "shape", fmt::format("expected {}, got {}", shape_text(shape), shape_text(t->shape)));
+    if (t->shape != shape)
+      return wrong(*t, "shape", fmt::format("expected {}, got {}", shape_text(shape), shape_text(t->shape)));
     if (!dtypes.empty() && std::find(dtypes.begin(), dtypes.end(), t->dtype) == dtypes.end())
       return wrong(*t, "dtype", fmt::format("expected {}, got {}", dtypes.front(), t->dtype));
     return t;
@@ -79,7 +85,8 @@ class TensorCheck {
     check_cancelled();
     try {
       const Tensor tensor = checkpoint_.load(t.name, true);
-      if (!is_float(tensor.dtype())) wrong(t, "dtype", fmt::format("expected floating-point weights, got {}", t.dtype));
+      if (!is_float(tensor.dtype()))
+        wrong(t, "dtype", fmt::format("expected floating-point weights, got {}", t.dtype));
     } catch (const Error& error) {
       if (error.code() == Code::kCancelled || error.code() == Code::kNoMemory) throw;
       wrong(t, error.code() == Code::kBadFile ? "nonfinite" : "dtype", error.what());
@@ -104,7 +111,9 @@ class TensorCheck {
     const auto* words = zeros.data<uint32_t>();
     for (int64_t i = 0; i < zeros.numel(); ++i)
       if (words[i] != 0x88888888u) {
-        wrong(t, "symmetric_zero", fmt::format("expected zeros of 8 since zero_point is false, got {:#010x} at word {}", words[i], i));
+        wrong(t, "symmetric_zero",
+              fmt::format("expected zeros of 8 since zero_point is false, got {:#010x} at word {}", words[i],
+                          i));
         return;
       }
   }
@@ -112,10 +121,13 @@ class TensorCheck {
   void unexpected(const StoredTensor& t) {
     // Scales beside small floats belong to the weight; tables of rope frequencies are recomputed by everyone.
     for (const char* suffix : {"_scale_inv", "_scale", "_scales"})
-      if (t.name.ends_with(suffix) && expected_.contains(t.name.substr(0, t.name.size() - std::string_view(suffix).size()))) return;
+      if (t.name.ends_with(suffix) &&
+          expected_.contains(t.name.substr(0, t.name.size() - std::string_view(suffix).size())))
+        return;
     if (t.name.ends_with(".input_scale")) return;
     const bool table = t.name.ends_with(".rotary_emb.inv_freq");
-    out_.push_back({table ? Severity::kNote : Severity::kError, "unexpected", t.file.filename().string(), t.stored_name,
+    out_.push_back({table ? Severity::kNote : Severity::kError, "unexpected", t.file.filename().string(),
+                    t.stored_name,
                     fmt::format("the configuration has no place for it (shape {})", shape_text(t.shape))});
   }
 
@@ -144,7 +156,9 @@ bool attempt(const char* rule, Findings& out, Step&& step) {
 
 }  // namespace
 
-Findings verify_tensors(const Checkpoint& checkpoint, const ModelConfig& config) { return TensorCheck(checkpoint, config).run(); }
+Findings verify_tensors(const Checkpoint& checkpoint, const ModelConfig& config) {
+  return TensorCheck(checkpoint, config).run();
+}
 
 Findings verify_checkpoint(const fs::path& path, std::optional<ServingSystem> system) {
   if (!fs::exists(path)) fail(Code::kNotFound, "{}: no such file or folder", path.string());
@@ -153,7 +167,9 @@ Findings verify_checkpoint(const fs::path& path, std::optional<ServingSystem> sy
   std::shared_ptr<const Checkpoint> checkpoint;
   if (!attempt("open", out, [&] { checkpoint = Checkpoint::open(path); })) return out;
   ModelConfig config;
-  if (!attempt("config", out, [&] { config = parse_model_config(checkpoint->config(), checkpoint->path().string()); })) return out;
+  if (!attempt("config", out,
+               [&] { config = parse_model_config(checkpoint->config(), checkpoint->path().string()); }))
+    return out;
   attempt("open", out, [&] { add(out, verify_tensors(*checkpoint, config)); });
   if (system) attempt("open", out, [&] { add(out, check_serving_rules(*checkpoint, config, *system)); });
   return out;

@@ -1,6 +1,7 @@
-// Loads a tiny checkpoint and quantizes it again and again in one process while allocations fail, and counts what stays
-// allocated: allocation_leaks MODEL PLACE [STEP=1]. Every STEP-th allocation fails, once and for ever; each such job runs twice,
-// so that what the first one leaves warm (scratch memory, caches) is no leak. PLACE is a folder for the outputs.
+// Loads a tiny checkpoint and quantizes it again and again in one process while allocations fail, and counts
+// what stays allocated: allocation_leaks MODEL PLACE [STEP=1]. Every STEP-th allocation fails, once and for
+// ever; each such job runs twice, so that what the first one leaves warm (scratch memory, caches) is no leak.
+// PLACE is a folder for the outputs.
 #include <malloc.h>
 
 #include <atomic>
@@ -102,7 +103,8 @@ int main(int argc, char** argv) {
   attempt(model, place, 0, false);
   const Outcome whole = attempt(model, place, 0, false);
   const int64_t total = allocations;
-  std::printf("%lld allocations in one job, %lld bytes kept\n", static_cast<long long>(total), static_cast<long long>(whole.kept));
+  std::printf("%lld allocations in one job, %lld bytes kept\n", static_cast<long long>(total),
+              static_cast<long long>(whole.kept));
   int64_t jobs = 0, refused = 0, leaks = whole.done && whole.kept == 0 ? 0 : 1;
   for (int64_t at = 1; at <= total; at += step)
     for (const bool ever : {false, true}) {
@@ -112,8 +114,10 @@ int main(int argc, char** argv) {
       refused += !again.done;
       if (again.kept <= 0) continue;
       ++leaks;
-      std::printf("allocation %lld%s: %lld bytes kept\n", static_cast<long long>(at), ever ? "+" : "", static_cast<long long>(again.kept));
+      std::printf("allocation %lld%s: %lld bytes kept\n", static_cast<long long>(at), ever ? "+" : "",
+                  static_cast<long long>(again.kept));
     }
-  std::printf("%lld jobs, %lld refused, %lld with a leak\n", static_cast<long long>(jobs), static_cast<long long>(refused), static_cast<long long>(leaks));
+  std::printf("%lld jobs, %lld refused, %lld with a leak\n", static_cast<long long>(jobs),
+              static_cast<long long>(refused), static_cast<long long>(leaks));
   return leaks == 0 ? 0 : 1;
 }

@@ -1,7 +1,10 @@
-// What the readers say about many small files, without starting a process for each (parsers_differential.py, json_suite.py).
+// What the readers say about many small files, without starting a process for each (parsers_differential.py,
+// json_suite.py).
 //
-//   standard input   for each case: one letter, u32 size, so many bytes. s: safetensors, g: GGUF; JSON: c (config.json, manifest,
-//                    journal), i (index, safetensors header, tokenizer.json), t (the values given to a chat template)
+//   standard input   for each case: one letter, u32 size, so many bytes. s: safetensors, g: GGUF; JSON: c
+//   (config.json, manifest,
+//                    journal), i (index, safetensors header, tokenizer.json), t (the values given to a chat
+//                    template)
 //   standard output  for each case: u32 length (0: accepted), the error's message
 #include <cstdint>
 #include <cstdio>
@@ -25,12 +28,23 @@ std::string verdict(char format, const std::vector<char>& bytes) {
   const std::string_view text(bytes.data(), bytes.size());
   try {
     switch (format) {
-      case 's': SafetensorsFile::parse(file); break;
-      case 'g': GgufFile::parse({file}); break;
-      case 'c': parse_json(text, "case"); break;
-      case 'i': parse_shard_index(text, "case"); break;
-      case 't': ChatTemplate::parse("", "case")->render("{\"value\":" + std::string(text) + "}"); break;
-      default: return "unknown letter";
+      case 's':
+        SafetensorsFile::parse(file);
+        break;
+      case 'g':
+        GgufFile::parse({file});
+        break;
+      case 'c':
+        parse_json(text, "case");
+        break;
+      case 'i':
+        parse_shard_index(text, "case");
+        break;
+      case 't':
+        ChatTemplate::parse("", "case")->render("{\"value\":" + std::string(text) + "}");
+        break;
+      default:
+        return "unknown letter";
     }
   } catch (const Error& error) {
     return error.what();
