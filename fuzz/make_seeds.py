@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes seeds for the fuzz targets: small valid files and near misses.
 
-    make_seeds.py FOLDER        FOLDER/<target>/<name>, targets as in fuzz_<target>.cpp; dictionaries: FOLDER/<target>.dict
+    make_seeds.py FOLDER [TARGET]   FOLDER/<target>/<name>, targets as in fuzz_<target>.cpp; dictionaries: FOLDER/<target>.dict
 
 Everything is made here from a few tables, so that the corpus needs no binary files in the repository; findings are kept
 beside this script in regressions/<target>/ and are copied too.
@@ -280,9 +280,10 @@ def dictionary(seeds):
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3) or sys.argv[2:] and sys.argv[2] not in SEEDS:
         sys.exit(__doc__)
-    for target, seeds in SEEDS.items():
+    for target in sys.argv[2:] or SEEDS:
+        seeds = SEEDS[target]
         folder = pathlib.Path(sys.argv[1]) / target
         folder.mkdir(parents=True, exist_ok=True)
         made = list(seeds())

@@ -81,6 +81,25 @@ QuantWeight Checkpoint::load_quant(std::string_view module) const {
                          find(name + ".qweight")->file.string() + ": " + printable(module));
 }
 
+const StoredTensor* ListedCheckpoint::find(std::string_view name) const {
+  const auto it = index_.find(name);
+  return it == index_.end() ? nullptr : &tensors_[it->second];
+}
+
+const StoredTensor& ListedCheckpoint::stored(std::string_view name) const {
+  const StoredTensor* found = find(name);
+  if (!found) no_such_tensor(*this, name);
+  return *found;
+}
+
+void ListedCheckpoint::index_tensors() {
+  index_.reserve(tensors_.size());
+  for (size_t i = 0; i < tensors_.size(); ++i)
+    if (!index_.emplace(tensors_[i].name, i).second)
+      fail(Code::kBadFile, "{}: tensor '{}' occurs in two places", tensors_[i].file.string(),
+           printable(tensors_[i].name));
+}
+
 void require_finite(const Tensor& tensor, const StoredTensor& stored) {
   const int64_t at = first_non_finite(tensor.dtype(), tensor.bytes(), tensor.numel());
   if (at < 0) return;

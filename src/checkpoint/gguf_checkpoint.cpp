@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <unordered_map>
 
 #include "base/thread_pool.h"
 #include "checkpoint/gguf_config.h"
@@ -39,35 +38,27 @@ void unpermute_rows(const std::byte* src, std::byte* dst, int64_t rows, int64_t 
   }
 }
 
-class GgufCheckpoint : public Checkpoint {
+class GgufCheckpoint : public ListedCheckpoint {
  public:
   explicit GgufCheckpoint(const std::filesystem::path& path)
-      : gguf_(GgufFile::open(path)), arch_(arch_of(*gguf_)), config_(config_from_gguf(*gguf_, arch_)) {
+      : gguf_(GgufFile::open(path)), arch_(arch_of(*gguf_)) {
+    config_ = config_from_gguf(*gguf_, arch_);
     for (const GgufTensor& t : gguf_->tensors())
       if (!is_rope_tensor(t.name)) add_tensor(t);
-    index_.reserve(tensors_.size());
-    for (size_t i = 0; i < tensors_.size(); ++i) index_.emplace(tensors_[i].name, i);
+    index_tensors();
   }
 
   const std::filesystem::path& path() const override { return gguf_->path(); }
   bool is_gguf() const override { return true; }
   const GgufFile* gguf() const override { return gguf_.get(); }
-  const nlohmann::ordered_json& config() const override { return config_; }
-  const std::vector<StoredTensor>& tensors() const override { return tensors_; }
-  const StoredTensor* find(std::string_view name) const override {
-    const auto it = index_.find(name);
-    return it == index_.end() ? nullptr : &tensors_[it->second];
-  }
 
   Tensor load(std::string_view name, bool check_finite) const override {
-    const StoredTensor* stored = find(name);
-    if (!stored) no_such_tensor(*this, name);
-    Tensor tensor = decode(*gguf_->find(stored->stored_name), head_rows(*stored));
-    if (check_finite) require_finite(tensor, *stored);
+    const StoredTensor& t = stored(name);
+    Tensor tensor = decode(*gguf_->find(t.stored_name), head_rows(t));
+    if (check_finite) require_finite(tensor, t);
     return tensor;
   }
 
-  const std::optional<AwqConfig>& awq() const override { return awq_; }
   SourceFormat format() const override { return describe_format(tensors_, awq_); }
   std::string fingerprint() const override {
     return fingerprint_tensors(*this, [&](const StoredTensor& t) -> const MappedFile& {
@@ -155,10 +146,6 @@ class GgufCheckpoint : public Checkpoint {
 
   std::shared_ptr<const GgufFile> gguf_;
   const GgufArch& arch_;
-  nlohmann::ordered_json config_;
-  std::vector<StoredTensor> tensors_;
-  std::unordered_map<std::string_view, size_t> index_;  // keys point into tensors_
-  std::optional<AwqConfig> awq_;                        // never: GGUF's own types are not AWQ
 };
 
 }  // namespace

@@ -42,9 +42,10 @@ namespace fs = std::filesystem;
 
 constexpr const char* kPackedFloats = "MXFP4";
 
-class HfCheckpoint : public Checkpoint {
+class HfCheckpoint : public ListedCheckpoint {
  public:
-  explicit HfCheckpoint(const fs::path& dir) : dir_(dir), config_(read_json_object(dir / "config.json")) {
+  explicit HfCheckpoint(const fs::path& dir) : dir_(dir) {
+    config_ = read_json_object(dir_ / "config.json");
     open_files();
     scaled_ = read_scaled_floats(config_, (dir_ / "config.json").string());
     name_packed_floats();
@@ -55,25 +56,17 @@ class HfCheckpoint : public Checkpoint {
 
   const fs::path& path() const override { return dir_; }
   bool is_gguf() const override { return false; }
-  const nlohmann::ordered_json& config() const override { return config_; }
-  const std::vector<StoredTensor>& tensors() const override { return tensors_; }
-  const StoredTensor* find(std::string_view name) const override {
-    const auto it = index_.find(name);
-    return it == index_.end() ? nullptr : &tensors_[it->second];
-  }
 
   Tensor load(std::string_view name, bool check_finite) const override {
-    const StoredTensor* stored = find(name);
-    if (!stored) no_such_tensor(*this, name);
-    Tensor tensor = stored->dtype == kPackedFloats ? load_mxfp4(*stored) : raw(*stored);
+    const StoredTensor& t = stored(name);
+    Tensor tensor = t.dtype == kPackedFloats ? load_mxfp4(t) : raw(t);
     if (tensor.dtype() == DType::kF8E4M3)
-      if (const StoredTensor* scale = scale_of(stored->name))
-        tensor = dequantize_fp8(tensor, raw(*scale), scaled_.value_or(ScaledFloats{}), place(*stored));
-    if (check_finite) require_finite(tensor, *stored);
+      if (const StoredTensor* scale = scale_of(t.name))
+        tensor = dequantize_fp8(tensor, raw(*scale), scaled_.value_or(ScaledFloats{}), place(t));
+    if (check_finite) require_finite(tensor, t);
     return tensor;
   }
 
-  const std::optional<AwqConfig>& awq() const override { return awq_; }
   SourceFormat format() const override {
     SourceFormat format = describe_format(tensors_, awq_);
     if (scaled_ && format.quantized) format.name = scaled_->name;
@@ -104,7 +97,8 @@ class HfCheckpoint : public Checkpoint {
       fail_without_safetensors(dir_);
   }
 
-  // "X_blocks" beside "X_scales" is listed as X; the scales stay listed, since they are part of the file's contents.
+  // "X_blocks" beside "X_scales" is listed as X; the scales stay listed, since they are part of the file's
+  // contents.
   void name_packed_floats() {
     constexpr std::string_view kBlocks = "_blocks", kScales = "_scales";
     std::unordered_map<std::string, const StoredTensor*> scales;
@@ -138,14 +132,6 @@ class HfCheckpoint : public Checkpoint {
   Tensor raw(const StoredTensor& t) const {
     const SafetensorsFile& file = file_of(t);
     return file.tensor(*file.find(t.stored_name));
-  }
-
-  void index_tensors() {
-    index_.reserve(tensors_.size());
-    for (size_t i = 0; i < tensors_.size(); ++i)
-      if (!index_.emplace(tensors_[i].name, i).second)
-        fail(Code::kBadFile, "{}: tensor '{}' occurs in two shards", tensors_[i].file.string(),
-             printable(tensors_[i].name));
   }
 
   void open_shards(const fs::path& index) {
@@ -202,11 +188,7 @@ class HfCheckpoint : public Checkpoint {
   const SafetensorsFile& file_of(const StoredTensor& t) const { return *files_.at(t.file.string()); }
 
   fs::path dir_;
-  nlohmann::ordered_json config_;
-  std::vector<StoredTensor> tensors_;
-  std::unordered_map<std::string_view, size_t> index_;  // keys point into tensors_
   std::unordered_map<std::string, std::shared_ptr<const SafetensorsFile>> files_;
-  std::optional<AwqConfig> awq_;
   std::optional<ScaledFloats> scaled_;
 };
 

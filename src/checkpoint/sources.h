@@ -3,8 +3,11 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <vector>
 
 #include "base/mmap.h"
 #include "checkpoint/checkpoint.h"
@@ -13,6 +16,27 @@ namespace awq {
 
 std::shared_ptr<const Checkpoint> open_hf_directory(const std::filesystem::path& dir);
 std::shared_ptr<const Checkpoint> open_gguf(const std::filesystem::path& path);
+
+// What both kinds are once they are open: a configuration and a list of tensors with an index of their names.
+class ListedCheckpoint : public Checkpoint {
+ public:
+  const nlohmann::ordered_json& config() const final { return config_; }
+  const std::vector<StoredTensor>& tensors() const final { return tensors_; }
+  const StoredTensor* find(std::string_view name) const final;
+  const std::optional<AwqConfig>& awq() const final { return awq_; }
+
+ protected:
+  // Once the list is complete. kBadFile when two tensors have one name.
+  void index_tensors();
+  const StoredTensor& stored(std::string_view name) const;  // kNotFound: "DIR: no tensor 'x'"
+
+  nlohmann::ordered_json config_;
+  std::vector<StoredTensor> tensors_;
+  std::optional<AwqConfig> awq_;
+
+ private:
+  std::unordered_map<std::string_view, size_t> index_;  // keys point into tensors_
+};
 
 // Throws kBadFile naming file, tensor, offset and element when `tensor` holds a NaN or an infinity.
 void require_finite(const Tensor& tensor, const StoredTensor& stored);
