@@ -5,11 +5,13 @@
 
 #include "base/error.h"
 #include "tokenizer/byte_level.h"
+#include "tokenizer/rank_queue.h"
 #include "tokenizer/unicode.h"
 
 namespace awq {
 namespace {
 
+constexpr int32_t kLongWord = 128;  // symbols, from which on lists by rank are faster than one heap
 constexpr uint64_t kEmpty = ~uint64_t{0};  // no pair: ids are not negative
 
 uint64_t pair_key(int32_t left, int32_t right) {
@@ -47,6 +49,7 @@ const MergeTable::Merge* MergeTable::find(int32_t left, int32_t right) const {
 Bpe::Bpe(const ModelSpec& spec, const std::string& where)
     : TokenModel(spec, where),
       merges_(spec.merges.size()),
+      ranks_(spec.merges.size()),
       subword_prefix_(spec.subword_prefix),
       word_suffix_(spec.word_suffix),
       fuse_unk_(spec.fuse_unk),
@@ -73,6 +76,8 @@ Bpe::Bpe(const ModelSpec& spec, const std::string& where)
 }
 
 void Bpe::encode_word(std::string_view word, bool raw_bytes, std::vector<int32_t>& ids) const {
+  if (raw_bytes && whole_alphabet_ && word.size() == 1)
+    return ids.push_back(byte_ids_[static_cast<unsigned char>(word[0])]);
   if (raw_bytes && (!whole_alphabet_ || ignore_merges_)) {
     const std::string text = to_byte_level(word);
     if (!whole_alphabet_) return encode_word(text, false, ids);
@@ -139,43 +144,65 @@ void Bpe::symbols_of_text(std::string_view word, Symbols& symbols) const {
   flush();
 }
 
+// One merge if the pair still stands; `push(left)` notes the pairs it makes.
+template <class Push>
+void Bpe::apply(Symbols& symbols, int32_t at, int32_t id, Push push) const {
+  Symbol& left = symbols[at];
+  if (left.id < 0 || left.next < 0) return;
+  // The neighbours may have changed since. As in `tokenizers`, a pair that makes the same token still counts, at the
+  // rank it was noted with.
+  const auto* now = merges_.find(left.id, symbols[left.next].id);
+  if (!now || now->id != id) return;
+  const int32_t gone = left.next;
+  left.id = id;
+  left.next = symbols[gone].next;
+  symbols[gone].id = -1;
+  if (left.next >= 0) symbols[left.next].previous = at;
+  if (left.previous >= 0) push(left.previous);
+  push(at);
+}
+
+// Calls note(rank, left, id) if the symbol and its right neighbour can be merged.
+template <class Note>
+void Bpe::offer(const Symbols& symbols, int32_t left, Note note) const {
+  const int32_t right = symbols[left].next;
+  if (right < 0) return;
+  if (const auto* m = merges_.find(symbols[left].id, symbols[right].id)) note(m->rank, left, m->id);
+}
+
 void Bpe::merge(Symbols& symbols) const {
+  const auto size = static_cast<int32_t>(symbols.size());
+  if (size > kLongWord) return merge_long(symbols);
   thread_local std::vector<Candidate> heap;
   heap.clear();
-  const auto candidate = [&](int32_t left) -> std::optional<Candidate> {
-    const int32_t right = symbols[left].next;
-    if (right < 0) return std::nullopt;
-    const auto* m = merges_.find(symbols[left].id, symbols[right].id);
-    if (!m) return std::nullopt;
-    return Candidate{m->rank, left, m->id};
-  };
-  for (int32_t i = 0; i < static_cast<int32_t>(symbols.size()); ++i)
-    if (const auto c = candidate(i)) heap.push_back(*c);
+  for (int32_t i = 0; i < size; ++i)
+    offer(symbols, i, [](int32_t rank, int32_t left, int32_t id) { heap.push_back({rank, left, id}); });
   std::make_heap(heap.begin(), heap.end());
-  const auto push = [&](int32_t left) {
-    const auto c = candidate(left);
-    if (!c) return;
-    heap.push_back(*c);
-    std::push_heap(heap.begin(), heap.end());
+  const auto push = [&](int32_t at) {
+    offer(symbols, at, [](int32_t rank, int32_t left, int32_t id) {
+      heap.push_back({rank, left, id});
+      std::push_heap(heap.begin(), heap.end());
+    });
   };
   while (!heap.empty()) {
     std::pop_heap(heap.begin(), heap.end());
     const Candidate top = heap.back();
     heap.pop_back();
-    Symbol& left = symbols[top.left];
-    if (left.id < 0) continue;
-    // The neighbours may have changed since. As in `tokenizers`, a pair that makes the same token still
-    // counts, at the rank it was noted with.
-    const auto now = candidate(top.left);
-    if (!now || now->id != top.id) continue;
-    const int32_t gone = left.next;
-    left.id = top.id;
-    left.next = symbols[gone].next;
-    symbols[gone].id = -1;
-    if (left.next >= 0) symbols[left.next].previous = top.left;
-    if (left.previous >= 0) push(left.previous);
-    push(top.left);
+    apply(symbols, top.left, top.id, push);
   }
+}
+
+void Bpe::merge_long(Symbols& symbols) const {
+  struct Entry {
+    int32_t left, id;
+  };
+  thread_local RankQueue<Entry> queue;
+  queue.start(ranks_);
+  const auto push = [&](int32_t at) {
+    offer(symbols, at, [](int32_t rank, int32_t left, int32_t id) { queue.push(rank, {left, id}); });
+  };
+  for (int32_t i = 0; i < static_cast<int32_t>(symbols.size()); ++i) push(i);
+  for (Entry top; queue.pop(top);) apply(symbols, top.left, top.id, push);
 }
 
 }  // namespace awq

@@ -36,7 +36,7 @@ class Bpe final : public TokenModel {
   // kBadFile: a merge of tokens that are not in the vocabulary.
   Bpe(const ModelSpec& spec, const std::string& where);
 
-  // Time grows as n log n in the length of the word.
+  // Time grows as the length of the word, and as n log n with a small factor for the ranks that occur.
   void encode_word(std::string_view word, bool raw_bytes, std::vector<int32_t>& ids) const override;
 
  private:
@@ -46,9 +46,15 @@ class Bpe final : public TokenModel {
   using Symbols = std::vector<Symbol>;
   void symbols_of_bytes(std::string_view word, Symbols& symbols) const;
   void symbols_of_text(std::string_view word, Symbols& symbols) const;
+  template <class Push>
+  void apply(Symbols& symbols, int32_t at, int32_t id, Push push) const;
+  template <class Note>
+  void offer(const Symbols& symbols, int32_t left, Note note) const;
   void merge(Symbols& symbols) const;
+  void merge_long(Symbols& symbols) const;
 
   MergeTable merges_;
+  size_t ranks_;
   std::array<int32_t, 256> byte_ids_;  // of the byte-level characters; -1: not in the vocabulary
   bool whole_alphabet_ = true;         // byte_ids_ has them all, and no prefix or suffix changes them
   std::string subword_prefix_, word_suffix_;

@@ -41,9 +41,10 @@ class Parts {
   std::vector<Part> list_;
 };
 
-std::vector<Part> regex_parts(const SplitRegex& regex, std::string_view text) {
-  Parts parts(text);
-  size_t from = 0, last_end = std::string_view::npos;
+// Calls part(begin, end, is_match) for the matches and what is between them, in order.
+template <class Take>
+void each_regex_part(const SplitRegex& regex, std::string_view text, Take take) {
+  size_t from = 0, done = 0, last_end = std::string_view::npos;
   while (from <= text.size()) {
     const auto found = regex.find(text, from);
     if (!found) break;
@@ -51,10 +52,19 @@ std::vector<Part> regex_parts(const SplitRegex& regex, std::string_view text) {
       from += from < text.size() ? utf8_length(text[from]) : 1;
       continue;
     }
-    parts.match(found->begin, found->end);
-    from = last_end = found->end;
+    if (found->begin != done) take(done, found->begin, false);
+    take(found->begin, found->end, true);
+    from = done = last_end = found->end;
   }
-  return parts.finish();
+  if (done != text.size()) take(done, text.size(), false);
+}
+
+std::vector<Part> regex_parts(const SplitRegex& regex, std::string_view text) {
+  std::vector<Part> parts;
+  each_regex_part(regex, text, [&](size_t begin, size_t end, bool is_match) {
+    parts.push_back({{begin, end}, is_match});
+  });
+  return parts;
 }
 
 template <class Predicate>
@@ -146,6 +156,13 @@ void append_parts(const std::vector<Part>& parts, const Piece& piece, std::vecto
   }
 }
 
+// The parts as pieces at once, where matches and gaps are treated alike.
+void append_isolated(const SplitRegex& regex, const Piece& piece, std::vector<Piece>& out) {
+  each_regex_part(regex, piece.text, [&](size_t begin, size_t end, bool) {
+    if (begin != end) out.push_back({piece.text.substr(begin, end - begin), piece.at_start && begin == 0});
+  });
+}
+
 bool needs_prefix(const PreTokenizerStep& s, bool at_start, std::string_view text) {
   if (text.starts_with(s.replacement)) return false;
   return s.prepend_scheme == PrependScheme::kAlways ||
@@ -177,6 +194,8 @@ std::vector<Piece> PreTokenizer::split(std::string_view text, bool at_start,
   std::vector<Piece> pieces, next;
   if (!text.empty()) pieces.push_back({text, at_start});
   for (size_t i = 0; i < steps_.size(); ++i) {
+    const PreTokenizerStep& s = steps_[i].spec;
+    if (byte_level_ && i + 1 == steps_.size() && !s.use_regex && !s.add_prefix_space) break;  // changes no piece
     next.clear();
     next.reserve(pieces.size() * 2);
     for (const Piece& piece : pieces) apply(steps_[i], i + 1 == steps_.size(), piece, next, owned);
@@ -195,7 +214,7 @@ void PreTokenizer::apply(const Step& step, bool last, const Piece& piece, std::v
         p.text = owned.emplace_back(" " + std::string(p.text));
       const size_t first = out.size();
       if (s.use_regex) {
-        append_parts(regex_parts(step.regex[0], p.text), p, out);
+        append_isolated(step.regex[0], p, out);
       } else {
         out.push_back(p);
       }
@@ -205,6 +224,7 @@ void PreTokenizer::apply(const Step& step, bool last, const Piece& piece, std::v
       return;
     }
     case PreTokenizerKind::kSplit: {
+      if (s.behavior == SplitBehavior::kIsolated) return append_isolated(step.regex[0], piece, out);
       std::vector<Part> parts = regex_parts(step.regex[0], piece.text);
       if (s.invert)
         for (Part& p : parts) p.is_match = !p.is_match;

@@ -4,19 +4,15 @@
 
 #include "base/error.h"
 #include "tokenizer/byte_level.h"
+#include "tokenizer/rank_queue.h"
 #include "tokenizer/unicode.h"
 
 namespace awq {
 namespace {
 
-// Two neighbours that may be joined: the highest score first, then the leftmost.
 struct Candidate {
-  float score;
   int32_t left, right;
   size_t bytes;
-  bool operator<(const Candidate& o) const {
-    return score < o.score || (score == o.score && left > o.left);
-  }
 };
 
 }  // namespace
@@ -32,11 +28,20 @@ ScoredBpe::ScoredBpe(const ModelSpec& spec, const std::string& where) : TokenMod
       ids_[token] = id;  // counts before a piece written alike
       continue;
     }
-    pieces_[token] = {id, static_cast<float>(spec.scores[i]), spec.types[i] == PieceType::kUnused};
+    pieces_[token] = {id, 0, i, spec.types[i] == PieceType::kUnused};
     longest_ = std::max(longest_, token.size());
     if (spec.types[i] == PieceType::kUserDefined) user_defined.emplace_back(token, id);
   }
   user_defined_ = ByteTrie(std::move(user_defined));
+  std::vector<float> scores;
+  for (const auto& [token, piece] : pieces_) scores.push_back(static_cast<float>(spec.scores[piece.entry]));
+  std::sort(scores.begin(), scores.end(), std::greater<>());
+  scores.erase(std::unique(scores.begin(), scores.end()), scores.end());
+  ranks_ = scores.size();
+  for (auto& [token, piece] : pieces_) {
+    const auto score = static_cast<float>(spec.scores[piece.entry]);
+    piece.rank = static_cast<int32_t>(std::lower_bound(scores.begin(), scores.end(), score, std::greater<>()) - scores.begin());
+  }
 }
 
 void ScoredBpe::cut(std::string_view word, std::vector<Symbol>& symbols) const {
@@ -52,28 +57,20 @@ void ScoredBpe::cut(std::string_view word, std::vector<Symbol>& symbols) const {
 }
 
 void ScoredBpe::merge(std::vector<Symbol>& symbols, Halves& halves) const {
-  thread_local std::vector<Candidate> heap;
-  heap.clear();
-  const auto note = [&](int32_t left, int32_t right) {
-    if (left < 0 || right < 0 || symbols[left].frozen || symbols[right].frozen) return false;
+  thread_local RankQueue<Candidate> queue;
+  queue.start(ranks_);
+  const auto push = [&](int32_t left, int32_t right) {
+    if (left < 0 || right < 0 || symbols[left].frozen || symbols[right].frozen) return;
     const std::string_view l = symbols[left].text;
     const size_t bytes = l.size() + symbols[right].text.size();
-    if (bytes > longest_) return false;
+    if (bytes > longest_) return;
     const auto it = pieces_.find(std::string_view(l.data(), bytes));
-    if (it == pieces_.end()) return false;
+    if (it == pieces_.end()) return;
     if (it->second.unused) halves[it->second.id] = l.size();
-    heap.push_back({it->second.score, left, right, bytes});
-    return true;
+    queue.push(it->second.rank, {left, right, bytes});
   };
-  const auto push = [&](int32_t left, int32_t right) {
-    if (note(left, right)) std::push_heap(heap.begin(), heap.end());
-  };
-  for (int32_t i = 1; i < static_cast<int32_t>(symbols.size()); ++i) note(i - 1, i);
-  std::make_heap(heap.begin(), heap.end());
-  while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end());
-    const Candidate top = heap.back();
-    heap.pop_back();
+  for (int32_t i = 1; i < static_cast<int32_t>(symbols.size()); ++i) push(i - 1, i);
+  for (Candidate top; queue.pop(top);) {
     Symbol &left = symbols[top.left], &right = symbols[top.right];
     if (left.text.empty() || right.text.empty() || left.text.size() + right.text.size() != top.bytes)
       continue;  // one of the two has changed since

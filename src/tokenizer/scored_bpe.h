@@ -9,7 +9,7 @@ namespace awq {
 class ScoredBpe final : public TokenModel {
  public:
   ScoredBpe(const ModelSpec& spec, const std::string& where);
-  // Time grows as n log n in the length of the word.
+  // Time grows as the length of the word, and as n log n with a small factor for the ranks that occur.
   void encode_word(std::string_view word, bool raw_bytes, std::vector<int32_t>& ids) const override;
 
  private:
@@ -19,8 +19,8 @@ class ScoredBpe final : public TokenModel {
     bool frozen;             // a user-defined symbol stays alone
   };
   struct Piece {
-    int32_t id;
-    float score;
+    int32_t id, rank;  // rank: 0 for the highest score; equal for equal scores
+    size_t entry;      // of the vocabulary
     bool unused;
   };
   using Halves = std::unordered_map<int32_t, size_t>;  // id of an unused piece: bytes of the left half it came from
@@ -30,6 +30,7 @@ class ScoredBpe final : public TokenModel {
 
   std::unordered_map<std::string, Piece, StringHash, std::equal_to<>> pieces_;  // what merging may make
   ByteTrie user_defined_;
+  size_t ranks_ = 0;
   size_t longest_ = 0;  // bytes of the longest piece
 };
 

@@ -143,7 +143,7 @@ void ModelTokenizer::encode_segment(std::string_view text, bool at_start, std::v
 }
 
 void ModelTokenizer::encode_word(std::string_view word, std::vector<int32_t>& ids) const {
-  const bool cached = word.size() <= WordCache::kLongestWord;
+  const bool cached = word.size() > 1 && word.size() <= WordCache::kLongestWord;
   if (cached && cache_.append(word, ids)) return;
   const size_t before = ids.size();
   model_->encode_word(word, pre_tokenizer_.byte_level(), ids);
