@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <exception>
 #include <fstream>
 #include <mutex>
@@ -18,8 +17,10 @@ namespace {
 
 // One loop being run; lives on the caller's stack.
 struct Job {
-  const std::function<void(int64_t)>* body = nullptr;
-  int64_t n = 0;
+  Job(Borrowed<int64_t> each, int64_t count) : body(each), n(count) {}
+
+  const Borrowed<int64_t> body;
+  const int64_t n;
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
   std::exception_ptr error;
@@ -30,7 +31,7 @@ struct Job {
       const int64_t i = next.fetch_add(1, std::memory_order_relaxed);
       if (i >= n) return;
       try {
-        (*body)(i);
+        body(i);
       } catch (...) {
         std::lock_guard lock(error_mutex);
         if (!error) error = std::current_exception();
@@ -42,76 +43,73 @@ struct Job {
 
 thread_local bool inside_loop = false;
 
-// Workers spin briefly before they sleep: a decode step runs hundreds of short loops, and a futex wake costs
-// more than most of them.
-constexpr int kSpins = 4000;
+// Both sides of a loop spin before they sleep: a decode step runs hundreds of loops of a few microseconds,
+// and a futex wake costs more than most of them. About 100 us; hardly at all where threads outnumber the
+// cores and a spinning one keeps the one it waits for from running.
+constexpr int kSpins = 3000, kSpinsWhenCrowded = 20;
 
 class Pool {
  public:
-  explicit Pool(int workers) {
+  explicit Pool(int workers) : spins_(workers < available_cores() ? kSpins : kSpinsWhenCrowded) {
     for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { worker(); });
   }
   ~Pool() {
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
-      generation_.fetch_add(1);
-    }
-    wake_.notify_all();
+    job_ = nullptr;
+    start();
     for (auto& t : threads_) t.join();
   }
   int workers() const { return static_cast<int>(threads_.size()); }
 
   void run(Job& job) {
-    running_.store(workers());
-    {
-      std::lock_guard lock(mutex_);
-      job_ = &job;
-      generation_.fetch_add(1);
-    }
-    if (sleeping_.load() > 0) wake_.notify_all();
+    running_.store(workers(), std::memory_order_relaxed);
+    job_ = &job;
+    start();
     job.work();
     for (int spin = 0; running_.load(std::memory_order_acquire) != 0; ++spin) {
-      if (spin < kSpins) {
+      if (spin < spins_) {
         _mm_pause();
-      } else {
-        std::unique_lock lock(mutex_);
-        done_.wait(lock, [this] { return running_.load() == 0; });
+      } else if (const int left = running_.load(); left != 0) {
+        waiting_.store(true);
+        running_.wait(left);
+        waiting_.store(false);
       }
     }
   }
 
  private:
+  // job_ is written before and read after a change of generation_, and workers are done with it before run()
+  // returns.
+  void start() {
+    generation_.fetch_add(1);
+    if (sleeping_.load() > 0) generation_.notify_all();
+  }
   void worker() {
     inside_loop = true;
-    uint64_t seen = 0;
+    uint32_t seen = 0;
     for (;;) {
-      for (int spin = 0; generation_.load(std::memory_order_acquire) == seen && spin < kSpins; ++spin) _mm_pause();
-      Job* job;
-      {
-        std::unique_lock lock(mutex_);
+      for (int spin = 0; generation_.load(std::memory_order_acquire) == seen && spin < spins_; ++spin)
+        _mm_pause();
+      if (generation_.load() == seen) {
         sleeping_.fetch_add(1);
-        wake_.wait(lock, [&] { return generation_.load() != seen; });
+        generation_.wait(seen);  // looks once more: a start between the two lines is not missed
         sleeping_.fetch_sub(1);
-        seen = generation_.load();
-        if (stop_) return;
-        job = job_;
       }
-      job->work();
-      if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        std::lock_guard lock(mutex_);
-        done_.notify_all();
-      }
+      seen = generation_.load(std::memory_order_acquire);
+      if (job_ == nullptr) return;
+      job_->work();
+      running_.fetch_sub(1);
+      if (waiting_.load()) running_.notify_one();
     }
   }
 
+  const int spins_;
   std::vector<std::thread> threads_;
-  std::mutex mutex_;
-  std::condition_variable wake_, done_;
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int> running_{0}, sleeping_{0};
+  // Apart, so that waiting for one does not slow writing another.
+  alignas(64) std::atomic<uint32_t> generation_{0};
+  alignas(64) std::atomic<int> running_{0};
+  alignas(64) std::atomic<int> sleeping_{0};
+  std::atomic<bool> waiting_{false};
   Job* job_ = nullptr;
-  bool stop_ = false;
 };
 
 std::mutex pool_mutex;  // one loop at a time; also guards the two below
@@ -133,8 +131,9 @@ int available_cores() {
   static const int cores = [] {
     cpu_set_t set;
     CPU_ZERO(&set);
-    const int affinity = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
-                                                                     : static_cast<int>(std::thread::hardware_concurrency());
+    const int affinity = sched_getaffinity(0, sizeof set, &set) == 0
+                             ? CPU_COUNT(&set)
+                             : static_cast<int>(std::thread::hardware_concurrency());
     return std::max(1, std::min(affinity, cgroup_cores()));
   }();
   return cores;
@@ -151,15 +150,13 @@ int threads() {
   return wanted_threads > 0 ? wanted_threads : available_cores();
 }
 
-void parallel_for(int64_t n, const std::function<void(int64_t)>& body) {
+void parallel_for(int64_t n, Borrowed<int64_t> body) {
   if (n <= 0) return;
   if (n == 1 || inside_loop) {
     for (int64_t i = 0; i < n; ++i) body(i);
     return;
   }
-  Job job;
-  job.body = &body;
-  job.n = n;
+  Job job(body, n);
   {
     std::lock_guard lock(pool_mutex);
     const int count = wanted_threads > 0 ? wanted_threads : available_cores();

@@ -5,9 +5,26 @@
 // by the caller in a fixed order.
 #pragma once
 #include <cstdint>
-#include <functional>
+#include <type_traits>
 
 namespace awq {
+
+// A callable that is only borrowed: unlike std::function it never allocates, and a decode step makes
+// hundreds.
+template <class... Args>
+class Borrowed {
+ public:
+  template <class F>
+  requires(!std::is_same_v<std::remove_cvref_t<F>, Borrowed>)
+      Borrowed(const F& f)  // NOLINT: implicit, so that a lambda can be passed
+      : object_(&f),
+        call_([](const void* object, Args... args) { (*static_cast<const F*>(object))(args...); }) {}
+  void operator()(Args... args) const { call_(object_, args...); }
+
+ private:
+  const void* object_;
+  void (*call_)(const void*, Args...);
+};
 
 // Cores this process may use: affinity mask and cgroup v2 quota, at least 1.
 int available_cores();
@@ -18,6 +35,6 @@ int threads();
 
 // Calls body(i) once for every i in [0, n), in any order, on any thread; returns when all are done. The first
 // exception thrown by a body is rethrown here, remaining tiles are skipped. Nested calls run serially.
-void parallel_for(int64_t n, const std::function<void(int64_t)>& body);
+void parallel_for(int64_t n, Borrowed<int64_t> body);
 
 }  // namespace awq

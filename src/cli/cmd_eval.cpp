@@ -18,12 +18,15 @@ namespace {
 
 struct Options {
   std::string model, task, data = "builtin", protocol = "raw2048", reference, precision = "exact";
+  int head_bits = 0;
   int64_t limit = 0;  // windows, 0: all
 };
 
-std::shared_ptr<const Model> load(const Context& context, const Options& o, const Checkpoint& checkpoint) {
-  const Precision precision = o.precision == "bf16" ? Precision::kBf16 : Precision::kExact;
-  return Model::load(checkpoint, {precision, context.report});
+std::shared_ptr<const Model> load_model(const Context& context, const Options& o,
+                                        const Checkpoint& checkpoint) {
+  LoadOptions load{precision_named(o.precision), context.report};
+  load.head_bits = o.head_bits;
+  return Model::load(checkpoint, load);
 }
 
 // A reference that splits text differently would be asked about tokens it means something else by. One
@@ -126,8 +129,10 @@ int run(const Context& context, const Options& o) {
          spec.length, o.protocol, length);
   if (reference_checkpoint) check_same_tokens(o, *reference_checkpoint, text, protocol, tokens);
   // Weights come last, so that what is wrong with the rest is said at once.
-  const auto model = load(context, o, *checkpoint);
-  const auto reference = reference_checkpoint ? load(context, o, *reference_checkpoint) : nullptr;
+  const auto model = load_model(context, o, *checkpoint);
+  const auto reference = reference_checkpoint
+                             ? Model::load(*reference_checkpoint, {Precision::kExact, context.report})
+                             : nullptr;
   warn_about_context(*model, spec, o.model);
   const Evaluation e = evaluate(*model, reference.get(), tokens, spec, o.limit, context.report);
   const double seconds = now_seconds() - start;
@@ -169,9 +174,7 @@ void add_eval(CLI::App& app, Context& context) {
   command.add_option("--limit", o->limit, "use only the first N windows")
       ->check(CLI::Range(1, 1 << 30))
       ->type_name("N");
-  command.add_option("--precision", o->precision, "exact|bf16: fp32 products, or bfloat16 ones where faster")
-      ->check(one_of({"exact", "bf16"}))
-      ->type_name("NAME");
+  add_precision_options(command, o->precision, o->head_bits);
   command.parse_complete_callback([o] {
     if (o->task == "kl" && o->reference.empty())
       throw CLI::ValidationError("--task kl", "needs --reference MODEL, the model to compare with");

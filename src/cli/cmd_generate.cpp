@@ -25,7 +25,8 @@ namespace awq::cli {
 namespace {
 
 struct Options {
-  std::string model, prompt;
+  std::string model, prompt, precision = "fast";
+  int head_bits = 0;
   std::string system;  // not empty: chat
   bool chat = false;
   int64_t max_tokens = 128;
@@ -166,7 +167,9 @@ int run(const Options& options, const Context& context) {
   const auto tokenizer = load_tokenizer(*checkpoint);
   const std::string prompt = prompt_text(options.prompt);
   Request request = make_request(options, *checkpoint, *tokenizer, prompt);
-  const auto model = Model::load(*checkpoint, {Precision::kExact, context.report});
+  LoadOptions load{precision_named(options.precision), context.report};
+  load.head_bits = options.head_bits;
+  const auto model = Model::load(*checkpoint, load);
   const EngineOptions engine = engine_options(*checkpoint, model->config(), request);
   context.end_report();
 
@@ -205,6 +208,7 @@ void add_generate(CLI::App& app, Context& context) {
       ->type_name("N")
       ->capture_default_str();
   command.add_flag("--ignore-eos", options->ignore_eos, "go on after the model's end of text");
+  add_precision_options(command, options->precision, options->head_bits);
   add_sampling_options(command, options->sampling);
 }
 

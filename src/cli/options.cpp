@@ -39,6 +39,23 @@ void add_common_options(CLI::App& command, Context& context) {
       ->group(group);
 }
 
+void add_precision_options(CLI::App& command, std::string& precision, int& head_bits) {
+  command
+      .add_option("--precision", precision,
+                  "fast|exact|bf16: activations of the linears in int8, fp32, bfloat16")
+      ->check(one_of({"fast", "exact", "bf16"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  command.add_option("--head-bits", head_bits, "output layer rounded to 8 or 4 bits; 0: as stored")
+      ->check(CLI::IsMember({0, 4, 8}))
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+Precision precision_named(std::string_view name) {
+  return name == "exact" ? Precision::kExact : name == "bf16" ? Precision::kBf16 : Precision::kFast;
+}
+
 CLI::Validator one_of(std::vector<std::string> words) {
   CLI::Validator validator;
   validator.operation([words = std::move(words)](std::string& value) -> std::string {

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "base/progress.h"
+#include "kernels/linear.h"
 
 namespace awq::cli {
 
@@ -49,6 +50,10 @@ struct CommandText {
 // Adds a subcommand with the options accepted everywhere.
 CLI::App& add_command(CLI::App& app, Context& context, const CommandText& text, std::function<int()> run);
 void add_common_options(CLI::App& command, Context& context);
+
+// --precision fast|exact|bf16 and --head-bits, of commands that run a model.
+void add_precision_options(CLI::App& command, std::string& precision, int& head_bits);
+Precision precision_named(std::string_view name);  // one of the three
 
 // Accepts exactly these words; anything else is refused with the nearest of them.
 CLI::Validator one_of(std::vector<std::string> words);

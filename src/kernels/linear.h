@@ -38,6 +38,8 @@ class PackedLinear {
   virtual int64_t out() const = 0;
   virtual int64_t in() const = 0;
   virtual int64_t bytes() const = 0;       // resident bytes, what a decode step must read
+  // Output n's weights [in] as floats, false where this form cannot give them: the embedding of a tied model is its head.
+  virtual bool row(int64_t /*n*/, float* /*out*/) const { return false; }
   virtual std::string kernel() const = 0;  // "w4-avx512", "dense-bf16-avx2", ... for `awq bench` and logs
 };
 

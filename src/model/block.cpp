@@ -17,7 +17,8 @@ const Tensor* bias_of(const BlockWeights& weights, const std::string& module) {
 }
 
 // Everything that reads `site`, side by side.
-Linear make_linear(const BlockSpec& spec, const BlockWeights& weights, Site site, Precision precision) {
+Linear make_linear(const BlockSpec& spec, const BlockWeights& weights, Site site,
+                   const LinearOptions& options) {
   std::vector<const WeightSource*> parts;
   std::vector<const Tensor*> biases;
   for (const LinearSpec& linear : spec.linears) {
@@ -25,13 +26,15 @@ Linear make_linear(const BlockSpec& spec, const BlockWeights& weights, Site site
     parts.push_back(&weights.weights.at(linear.module));
     biases.push_back(bias_of(weights, linear.module));
   }
-  return Linear(std::move(parts), std::move(biases), precision);
+  return Linear(std::move(parts), std::move(biases), options);
 }
 
-Tensor norm_of(const BlockWeights& weights, const std::string& name) { return name.empty() ? Tensor() : weights.norms.at(name); }
+Tensor norm_of(const BlockWeights& weights, const std::string& name) {
+  return name.empty() ? Tensor() : weights.norms.at(name);
+}
 
-void show_attention(const AttentionShape& shape, std::span<const SpanView> spans, const float* q, const float* k, int64_t ld,
-                    int64_t layer, Observer& observer) {
+void show_attention(const AttentionShape& shape, std::span<const SpanView> spans, const float* q,
+                    const float* k, int64_t ld, int64_t layer, Observer& observer) {
   std::vector<float> weights;
   for (size_t i = 0; i < spans.size(); ++i) {
     const SpanView& span = spans[i];
@@ -43,7 +46,8 @@ void show_attention(const AttentionShape& shape, std::span<const SpanView> spans
 
 }  // namespace
 
-Block::Block(std::shared_ptr<const ModelConfig> config, const BlockSpec& spec, const BlockWeights& weights, Precision precision)
+Block::Block(std::shared_ptr<const ModelConfig> config, const BlockSpec& spec, const BlockWeights& weights,
+             const LinearOptions& options)
     : config_(std::move(config)),
       layer_(spec.layer),
       window_(spec.window),
@@ -52,12 +56,13 @@ Block::Block(std::shared_ptr<const ModelConfig> config, const BlockSpec& spec, c
       q_norm_(norm_of(weights, spec.q_norm)),
       k_norm_(norm_of(weights, spec.k_norm)),
       inv_freq_(rope_inv_freq(config_->rope)),
-      qkv_(make_linear(spec, weights, Site::kAttentionIn, precision)),
-      o_(make_linear(spec, weights, Site::kAttentionOut, precision)),
-      gate_up_(make_linear(spec, weights, Site::kMlpIn, precision)),
-      down_(make_linear(spec, weights, Site::kMlpDown, precision)) {}
+      qkv_(make_linear(spec, weights, Site::kAttentionIn, options)),
+      o_(make_linear(spec, weights, Site::kAttentionOut, options)),
+      gate_up_(make_linear(spec, weights, Site::kMlpIn, options)),
+      down_(make_linear(spec, weights, Site::kMlpDown, options)) {}
 
-void Block::forward(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch, Observer* observer) const {
+void Block::forward(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch,
+                    Observer* observer) const {
   attention(hidden, batch, cache, scratch, observer);
   mlp(hidden, static_cast<int64_t>(batch.tokens.size()), scratch, observer);
 }
@@ -71,20 +76,23 @@ void Block::rotate(float* x, int64_t ldx, int64_t heads, const BatchView& batch)
   const RopeConfig& r = config_->rope;
   const auto magnitude = static_cast<float>(r.magnitude);
   if (!r.depends_on_length()) {
-    rope(x, ldx, static_cast<int64_t>(batch.tokens.size()), heads, config_->head_dim, batch.positions, inv_freq_, magnitude);
+    rope(x, ldx, static_cast<int64_t>(batch.tokens.size()), heads, config_->head_dim, batch.positions,
+         inv_freq_, magnitude);
     return;
   }
   for (size_t i = 0; i < batch.spans.size(); ++i) {
     const SpanView& span = batch.spans[i];
     const int64_t length = batch.lengths.empty() ? span.past + span.tokens : batch.lengths[i];
     const bool beyond = static_cast<double>(length) > r.original_max_position;
-    const auto positions = batch.positions.subspan(static_cast<size_t>(span.first), static_cast<size_t>(span.tokens));
-    rope(x + span.first * ldx, ldx, span.tokens, heads, config_->head_dim, positions, beyond ? rope_inv_freq(r, length) : inv_freq_,
-         magnitude);
+    const auto positions =
+        batch.positions.subspan(static_cast<size_t>(span.first), static_cast<size_t>(span.tokens));
+    rope(x + span.first * ldx, ldx, span.tokens, heads, config_->head_dim, positions,
+         beyond ? rope_inv_freq(r, length) : inv_freq_, magnitude);
   }
 }
 
-void Block::attention(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch, Observer* observer) const {
+void Block::attention(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch,
+                      Observer* observer) const {
   const ModelConfig& c = *config_;
   const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
   const int64_t q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim, width = qkv_.out();
@@ -101,13 +109,15 @@ void Block::attention(float* hidden, const BatchView& batch, const KvLayerView* 
   if (!k_norm_.empty()) normalise_heads(k, width, tokens, c.kv_heads, k_norm_);
   rotate(qkv, width, c.heads, batch);
   rotate(k, width, c.kv_heads, batch);
-  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, 1.0f / std::sqrt(static_cast<float>(c.head_dim)), window_};
+  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim,
+                             1.0f / std::sqrt(static_cast<float>(c.head_dim)), window_};
   if (cache != nullptr) {
     kv_write(*cache, batch.spans, k, v, width);
     attention_paged(shape, *cache, batch.spans, qkv, width, mixed);
   } else {
     attention_dense(shape, batch.spans, qkv, width, k, v, width, mixed);
-    if (observer && observer->wants_attention(layer_)) show_attention(shape, batch.spans, qkv, k, width, layer_, *observer);
+    if (observer && observer->wants_attention(layer_))
+      show_attention(shape, batch.spans, qkv, k, width, layer_, *observer);
   }
   if (observer) observer->on_input(layer_, Site::kAttentionOut, mixed, tokens, q_width);
   o_.run(mixed, tokens, delta);

@@ -40,22 +40,23 @@ bool alike(const WeightSource& a, const WeightSource& b) {
   return p.scheme == q.scheme && p.scale_dtype == q.scale_dtype;
 }
 
-std::unique_ptr<PackedLinear> pack(const WeightSource& w, Precision precision) {
-  if (const auto* t = std::get_if<Tensor>(&w)) return pack_linear(*t, precision);
-  return pack_linear(std::get<QuantWeight>(w), precision);
+std::unique_ptr<PackedLinear> pack(const WeightSource& w, const LinearOptions& o) {
+  if (const auto* t = std::get_if<Tensor>(&w)) return pack_linear(*t, o.precision, o.product);
+  return pack_linear(std::get<QuantWeight>(w), o.precision, o.product);
 }
 
 }  // namespace
 
-Linear::Linear(std::vector<const WeightSource*> weights, std::vector<const Tensor*> biases, Precision precision) {
-  bool same = weights.size() > 1;
+Linear::Linear(std::vector<const WeightSource*> weights, std::vector<const Tensor*> biases,
+               const LinearOptions& options) {
+  bool same = options.fuse && weights.size() > 1;
   for (const WeightSource* w : weights) same = same && alike(*weights[0], *w);
   if (!same) {
-    for (const WeightSource* w : weights) parts_.push_back(pack(*w, precision));
+    for (const WeightSource* w : weights) parts_.push_back(pack(*w, options));
   } else if (std::holds_alternative<Tensor>(*weights[0])) {
-    parts_.push_back(pack_linear(stack_dense(weights), precision));
+    parts_.push_back(pack_linear(stack_dense(weights), options.precision, options.product));
   } else {
-    parts_.push_back(pack_linear(stack_quant(weights), precision));
+    parts_.push_back(pack_linear(stack_quant(weights), options.precision, options.product));
   }
   for (const auto& part : parts_) out_ += part->out();
   in_ = parts_[0]->in();

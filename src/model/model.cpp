@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/thread_pool.h"
+
 namespace awq {
 
 KvCache::KvCache(const ModelConfig& config, int64_t pages, DType dtype) : pages_(pages) {
@@ -22,13 +24,18 @@ int64_t KvCache::page_bytes(const ModelConfig& config, DType dtype) {
   return 2 * config.layers * config.kv_heads * kPageTokens * config.head_dim * dtype_size(dtype);
 }
 
-Model::Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm, const Tensor& head,
-             std::vector<std::unique_ptr<Block>> blocks, Precision precision)
+Model::Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm,
+             const Tensor& head, std::vector<std::unique_ptr<Block>> blocks, const LinearOptions& options,
+             int head_bits)
     : config_(std::move(config)),
       embedding_(std::move(embedding)),
       final_norm_(std::move(final_norm)),
       blocks_(std::move(blocks)),
-      head_(pack_linear(head, precision)) {}
+      head_(head_bits == 0 ? pack_linear(head, options.precision, options.product)
+                           : pack_linear(round_table(head, head_bits), options.precision, options.product)) {
+  std::vector<float> probe(static_cast<size_t>(config_->hidden));
+  if (config_->tied && head_bits != 0 && head_->row(0, probe.data())) embedding_ = Tensor();
+}
 
 std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const LoadOptions& options) {
   const std::string where = checkpoint.path().string();
@@ -39,31 +46,44 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
     check_cancelled();
     const BlockSpec spec = arch.block(*config, i);
     const BlockWeights weights = load_block(checkpoint, *config, spec, false);
-    blocks.push_back(std::make_unique<Block>(config, spec, weights, options.precision));
-    if (options.progress) options.progress({"load", static_cast<double>(i + 1), static_cast<double>(config->layers), "blocks"});
+    blocks.push_back(std::make_unique<Block>(config, spec, weights, options.linear()));
+    if (options.progress)
+      options.progress({"load", static_cast<double>(i + 1), static_cast<double>(config->layers), "blocks"});
   }
   const Tensor embedding = load_embedding(checkpoint, *config);
   const Tensor head = load_head(checkpoint, *config, embedding);
-  return std::make_shared<Model>(config, embedding, load_vector(checkpoint, kFinalNormName, config->hidden), head, std::move(blocks),
-                                 options.precision);
+  return std::make_shared<Model>(config, embedding, load_vector(checkpoint, kFinalNormName, config->hidden),
+                                 head, std::move(blocks), options.linear(), options.head_bits);
 }
 
-void Model::forward(const BatchView& batch, const KvCache* cache, Scratch& scratch, std::vector<float>& hidden,
-                    Observer* observer) const {
+void Model::embed_tokens(std::span<const int32_t> ids, float* hidden) const {
+  if (!embedding_.empty()) return embed(embedding_, ids, hidden);
+  for (const int32_t id : ids)
+    if (id < 0 || id >= config_->vocab)
+      fail(Code::kBadArgument, "token id {}: expected 0 to {}", id, config_->vocab - 1);
+  parallel_for(static_cast<int64_t>(ids.size()),
+               [&](int64_t i) { head_->row(ids[static_cast<size_t>(i)], hidden + i * config_->hidden); });
+}
+
+void Model::forward(const BatchView& batch, const KvCache* cache, Scratch& scratch,
+                    std::vector<float>& hidden, Observer* observer) const {
   const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
   const size_t n = static_cast<size_t>(tokens * config_->hidden);
   if (hidden.size() < n) hidden.resize(n);
-  embed(embedding_, batch.tokens, hidden.data());
+  embed_tokens(batch.tokens, hidden.data());
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const KvLayerView view = cache ? cache->layer(static_cast<int64_t>(i)) : KvLayerView{};
     if (observer) observer->on_hidden(static_cast<int64_t>(i), hidden.data(), tokens, config_->hidden);
     blocks_[i]->forward(hidden.data(), batch, cache ? &view : nullptr, scratch, observer);
   }
-  if (observer) observer->on_hidden(static_cast<int64_t>(blocks_.size()), hidden.data(), tokens, config_->hidden);
+  if (observer)
+    observer->on_hidden(static_cast<int64_t>(blocks_.size()), hidden.data(), tokens, config_->hidden);
   rms_norm(hidden.data(), final_norm_.f32(), 0, config_->rms_eps, tokens, config_->hidden, hidden.data());
 }
 
-void Model::logits(const float* hidden, int64_t rows, float* out) const { head_->run(hidden, rows, out, config_->vocab); }
+void Model::logits(const float* hidden, int64_t rows, float* out) const {
+  head_->run(hidden, rows, out, config_->vocab);
+}
 
 int64_t Model::decode_bytes() const {
   int64_t total = head_->bytes();
@@ -71,6 +91,17 @@ int64_t Model::decode_bytes() const {
   return total;
 }
 
-int64_t Model::bytes() const { return decode_bytes() + (config_->tied ? 0 : embedding_.nbytes()); }
+int64_t Model::bytes() const {
+  const bool shared = config_->tied && head_->bytes() == embedding_.nbytes();
+  return decode_bytes() + (shared ? 0 : embedding_.nbytes());
+}
+
+std::map<std::string, int64_t> Model::kernels() const {
+  std::map<std::string, int64_t> all = {{head_->kernel(), head_->bytes()}};
+  for (const auto& block : blocks_)
+    for (const Linear* linear : block->linears())
+      for (const auto& part : linear->parts()) all[part->kernel()] += part->bytes();
+  return all;
+}
 
 }  // namespace awq

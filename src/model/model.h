@@ -1,5 +1,5 @@
-// A decoder that runs: blocks of attention and MLP over a paged key/value cache. One sequence is a batch of one;
-// calibration, evaluation and serving use the same forward.
+// A decoder that runs: blocks of attention and MLP over a paged key/value cache. One sequence is a batch of
+// one; calibration, evaluation and serving use the same forward.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -19,15 +19,16 @@
 
 namespace awq {
 
-// A step's tokens: the concatenation of spans of consecutive tokens of distinct sequences. positions[i] is the
-// position of tokens[i] in its sequence.
+// A step's tokens: the concatenation of spans of consecutive tokens of distinct sequences. positions[i] is
+// the position of tokens[i] in its sequence.
 struct BatchView {
   std::span<const int32_t> tokens;
   std::span<const int32_t> positions;
   std::span<const SpanView> spans;
-  // Tokens each span's sequence is to have in the end; empty: those it has after this step. Only rope types that depend
-  // on the length (dynamic, longrope) look: cached keys keep the rotation they got, so a sequence that is to grow past the
-  // original length is rotated alike in all its steps only when its final length is given from the first.
+  // Tokens each span's sequence is to have in the end; empty: those it has after this step. Only rope types
+  // that depend on the length (dynamic, longrope) look: cached keys keep the rotation they got, so a sequence
+  // that is to grow past the original length is rotated alike in all its steps only when its final length is
+  // given from the first.
   std::span<const int64_t> lengths = {};
 };
 
@@ -57,7 +58,8 @@ class Observer {
   virtual void on_hidden(int64_t /*layer*/, const float* /*hidden*/, int64_t /*tokens*/, int64_t /*dim*/) {}
   // True makes block `layer` compute its attention weights as a step of their own; only without a cache.
   virtual bool wants_attention(int64_t /*layer*/) { return false; }
-  // weights [heads, tokens, tokens] of span number `span`: row q holds how much token q takes from each token.
+  // weights [heads, tokens, tokens] of span number `span`: row q holds how much token q takes from each
+  // token.
   virtual void on_attention(int64_t /*layer*/, int64_t /*span*/, const float* /*weights*/, int64_t /*heads*/,
                             int64_t /*tokens*/) {}
 };
@@ -67,25 +69,38 @@ using WeightSource = std::variant<Tensor, QuantWeight>;
 
 // Everything one block stores, by module name.
 struct BlockWeights {
-  std::map<std::string, Tensor> norms;          // name without ".weight" -> F32 [hidden], or [head_dim] for q and k
+  std::map<std::string, Tensor> norms;  // name without ".weight" -> F32 [hidden], or [head_dim] for q and k
   std::map<std::string, WeightSource> weights;  // module -> [out, in]
   std::map<std::string, Tensor> biases;         // module -> F32 [out]
   // The dense F32 matrix of a module (dequantized if need be).
   Tensor dense(const std::string& module) const;
 };
 // dense_f32: every weight becomes a mutable F32 Tensor, as quantization wants it.
-BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config, const BlockSpec& spec, bool dense_f32);
+BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config, const BlockSpec& spec,
+                        bool dense_f32);
+
+// How linears are prepared. Without `fuse` each is a product of its own: to measure what fusing brings.
+struct LinearOptions {
+  LinearOptions(Precision p = Precision::kExact, Product how = Product::kAuto,
+                bool fused = true)  // NOLINT: implicit
+      : precision(p), product(how), fuse(fused) {}
+  Precision precision;
+  Product product;
+  bool fuse;
+};
 
 // Linears with one input, outputs side by side: one product when the parts are stored alike, else several.
 class Linear {
  public:
   Linear() = default;
-  Linear(std::vector<const WeightSource*> weights, std::vector<const Tensor*> biases, Precision precision);
+  Linear(std::vector<const WeightSource*> weights, std::vector<const Tensor*> biases,
+         const LinearOptions& options);
   // x [tokens, in] -> y [tokens, out], overwritten.
   void run(const float* x, int64_t tokens, float* y) const;
   int64_t out() const { return out_; }
   int64_t in() const { return in_; }
   int64_t bytes() const;
+  const std::vector<std::unique_ptr<PackedLinear>>& parts() const { return parts_; }
 
  private:
   std::vector<std::unique_ptr<PackedLinear>> parts_;
@@ -100,13 +115,18 @@ struct Scratch {
 
 class Block {
  public:
-  Block(std::shared_ptr<const ModelConfig> config, const BlockSpec& spec, const BlockWeights& weights, Precision precision);
-  // hidden [tokens, hidden] is updated in place. cache == nullptr: every span is a whole sequence from position 0.
-  void forward(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch, Observer* observer) const;
+  Block(std::shared_ptr<const ModelConfig> config, const BlockSpec& spec, const BlockWeights& weights,
+        const LinearOptions& options);
+  // hidden [tokens, hidden] is updated in place. cache == nullptr: every span is a whole sequence from
+  // position 0.
+  void forward(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch,
+               Observer* observer) const;
   int64_t bytes() const;
+  std::vector<const Linear*> linears() const { return {&qkv_, &o_, &gate_up_, &down_}; }
 
  private:
-  void attention(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch, Observer* observer) const;
+  void attention(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch,
+                 Observer* observer) const;
   void mlp(float* hidden, int64_t tokens, Scratch& scratch, Observer* observer) const;
   // x [tokens, heads, head_dim] with row stride ldx, in place.
   void normalise_heads(float* x, int64_t ldx, int64_t tokens, int64_t heads, const Tensor& gain) const;
@@ -122,6 +142,13 @@ class Block {
 struct LoadOptions {
   Precision precision = Precision::kExact;
   ProgressFn progress;
+  // The output layer, and with it the embedding where they are one table, rounded to so many bits (8 or 4,
+  // groups of up to 128 with an integer zero); 0: as stored. Small models move a third of their bytes there.
+  int head_bits = 0;
+  Product product = Product::kAuto;
+  bool fuse = true;
+
+  LinearOptions linear() const { return {precision, product, fuse}; }
 };
 
 class Model {
@@ -129,21 +156,25 @@ class Model {
   static std::shared_ptr<const Model> load(const Checkpoint& checkpoint, const LoadOptions& options = {});
   // Assembled from parts: used where blocks come from elsewhere than a checkpoint (quantized in memory).
   Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm, const Tensor& head,
-        std::vector<std::unique_ptr<Block>> blocks, Precision precision);
+        std::vector<std::unique_ptr<Block>> blocks, const LinearOptions& options, int head_bits = 0);
 
   const ModelConfig& config() const { return *config_; }
-  // Runs the batch; hidden becomes the states after the final norm [tokens, hidden]. The caller owns scratch, so one
-  // Model serves several threads.
+  // Runs the batch; hidden becomes the states after the final norm [tokens, hidden]. The caller owns scratch,
+  // so one Model serves several threads.
   void forward(const BatchView& batch, const KvCache* cache, Scratch& scratch, std::vector<float>& hidden,
                Observer* observer = nullptr) const;
   // Logits [rows, vocab] of hidden states [rows, hidden] that forward produced.
   void logits(const float* hidden, int64_t rows, float* out) const;
-  int64_t bytes() const;  // resident weights
+  int64_t bytes() const;         // resident weights
   int64_t decode_bytes() const;  // bytes a one-token step reads: all linears and the head
+  // Which kernels run how many bytes of weights.
+  std::map<std::string, int64_t> kernels() const;
 
  private:
+  void embed_tokens(std::span<const int32_t> ids, float* hidden) const;
+
   std::shared_ptr<const ModelConfig> config_;
-  Tensor embedding_, final_norm_;
+  Tensor embedding_, final_norm_;  // no embedding where the head gives its rows
   std::vector<std::unique_ptr<Block>> blocks_;
   std::unique_ptr<PackedLinear> head_;
 };
@@ -153,5 +184,8 @@ Tensor load_vector(const Checkpoint& checkpoint, const std::string& name, int64_
 // Embedding table in its stored float type, [vocab, hidden]; and the head: the embedding when tied.
 Tensor load_embedding(const Checkpoint& checkpoint, const ModelConfig& config);
 Tensor load_head(const Checkpoint& checkpoint, const ModelConfig& config, const Tensor& embedding);
+// A table [rows, cols] rounded to nearest, part by part: bits 8 or 4, groups of 128, 64 or 32 columns (else
+// whole rows).
+QuantWeight round_table(const Tensor& table, int bits);
 
 }  // namespace awq

@@ -1,4 +1,6 @@
 // Loading a block's weights by the names its ArchSpec declares.
+#include "base/thread_pool.h"
+#include "kernels/quant_ops.h"
 #include "model/model.h"
 
 namespace awq {
@@ -23,21 +25,23 @@ WeightSource load_weight(const Checkpoint& checkpoint, const LinearSpec& linear)
     return checkpoint.load_shaped(linear.module + ".weight", {linear.out, linear.in});
   QuantWeight q = checkpoint.load_quant(linear.module);
   if (q.rows != linear.out || q.cols != linear.in)
-    fail(Code::kBadFile, "{}: '{}': expected {} outputs and {} inputs, got {} and {}", checkpoint.path().string(), linear.module,
-         linear.out, linear.in, q.rows, q.cols);
+    fail(Code::kBadFile, "{}: '{}': expected {} outputs and {} inputs, got {} and {}",
+         checkpoint.path().string(), linear.module, linear.out, linear.in, q.rows, q.cols);
   return q;
 }
 
 }  // namespace
 
-BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config, const BlockSpec& spec, bool dense_f32) {
+BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config, const BlockSpec& spec,
+                        bool dense_f32) {
   // Mappings are read-only; quantization changes weights, norms and biases in place.
   const auto vector = [&](const std::string& name, int64_t n) {
     const Tensor t = load_vector(checkpoint, name, n);
     return dense_f32 ? t.clone() : t;
   };
   BlockWeights block;
-  for (const NormSpec& norm : spec.norms(config)) block.norms[norm.name] = vector(norm.name + ".weight", norm.dim);
+  for (const NormSpec& norm : spec.norms(config))
+    block.norms[norm.name] = vector(norm.name + ".weight", norm.dim);
   for (const LinearSpec& linear : spec.linears) {
     block.weights[linear.module] = load_weight(checkpoint, linear);
     if (dense_f32) {
@@ -46,7 +50,8 @@ BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config,
       if (source != nullptr && source->bytes() == dense.bytes()) dense = dense.clone();
       block.weights[linear.module] = std::move(dense);
     }
-    // AutoAWQ writes a bias for every linear it replaces when the source had one; qwen2 exports may omit zeros.
+    // AutoAWQ writes a bias for every linear it replaces when the source had one; qwen2 exports may omit
+    // zeros.
     if (linear.bias) block.biases[linear.module] = vector(linear.module + ".bias", linear.out);
   }
   return block;
@@ -61,12 +66,36 @@ Tensor load_embedding(const Checkpoint& checkpoint, const ModelConfig& config) {
 Tensor load_head(const Checkpoint& checkpoint, const ModelConfig& config, const Tensor& embedding) {
   if (config.tied || !checkpoint.has(kHeadName)) {
     if (!config.tied)
-      fail(Code::kBadFile, "{}: tensor '{}' is missing and tie_word_embeddings is false", checkpoint.path().string(), kHeadName);
+      fail(Code::kBadFile, "{}: tensor '{}' is missing and tie_word_embeddings is false",
+           checkpoint.path().string(), kHeadName);
     return embedding;
   }
   Tensor t = checkpoint.load_shaped(kHeadName, {config.vocab, config.hidden});
   const bool direct = t.dtype() == DType::kF32 || t.dtype() == DType::kF16 || t.dtype() == DType::kBF16;
   return direct ? t : t.to_f32();
+}
+
+QuantWeight round_table(const Tensor& table, int bits) {
+  constexpr int64_t kRows = 1024;  // a part: its floats stay small beside the codes
+  QuantWeight all;
+  all.rows = table.dim(0);
+  all.cols = table.dim(1);
+  all.scheme = {.bits = bits, .group = -1, .zero = ZeroKind::kInteger};
+  for (const int group : {32, 64, 128})
+    if (all.cols % group == 0) all.scheme.group = group;
+  const int64_t groups = all.groups();
+  all.codes.resize(static_cast<size_t>(all.rows * all.cols));
+  all.scales.resize(static_cast<size_t>(all.rows * groups));
+  all.zeros.resize(all.scales.size());
+  parallel_for((all.rows + kRows - 1) / kRows, [&](int64_t i) {
+    const int64_t begin = i * kRows, end = std::min(all.rows, begin + kRows);
+    const Tensor rows = table.rows(begin, end).to_f32();
+    const QuantWeight part = quantize_minmax(rows.f32(), end - begin, all.cols, all.scheme, DType::kF16);
+    std::copy(part.codes.begin(), part.codes.end(), all.codes.begin() + begin * all.cols);
+    std::copy(part.scales.begin(), part.scales.end(), all.scales.begin() + begin * groups);
+    std::copy(part.zeros.begin(), part.zeros.end(), all.zeros.begin() + begin * groups);
+  });
+  return all;
 }
 
 }  // namespace awq

@@ -16,8 +16,12 @@ namespace awq {
 namespace {
 
 constexpr int64_t kRowsPerTask = 252;  // (token, head) rows: a multiple of every microtile's height
-constexpr int64_t kSplitRows = 64;     // spans with at most so many rows split long caches over tasks,
-constexpr int64_t kSplitKeys = 1024;   // each taking so many keys; partial results are combined in order
+// Keys are taken in chunks of so many, from position 0: each chunk has a softmax of its own, and the chunks
+// of a row are merged in order. Spans of at most kSplitRows rows (decoding) make a task of each chunk; longer
+// ones take them one after the other. The arithmetic is the same, so a token's result does not depend on how
+// many came with it.
+constexpr int64_t kSplitRows = 64, kChunkKeys = 256;
+static_assert(kChunkKeys % simd::kKeyBlock == 0);
 
 // Where the keys and values of a span lie.
 struct KeySource {
@@ -54,14 +58,39 @@ struct Task {
   int64_t partial;  // -1: final; else where this part's results go: out [rows, dim], max [rows], sum [rows]
 };
 
+// What one chunk, or several merged, say about some rows: unnormalised outputs, the largest score, the sum of
+// e^(score - it).
+struct Partial {
+  float* out;  // [rows, ld]
+  int64_t ld;
+  float* max;
+  float* sum;
+};
+
+// Chunks of rows merged in order; a row none of whose keys were seen has the maximum -infinity.
+void merge(const simd::Table& t, const Partial& into, const Partial& from, int64_t rows, int64_t dim) {
+  for (int64_t row = 0; row < rows; ++row) {
+    if (from.max[row] == -std::numeric_limits<float>::infinity()) continue;
+    const float top = std::max(into.max[row], from.max[row]);
+    const float keep = std::exp(into.max[row] - top), weight = std::exp(from.max[row] - top);
+    t.scale(into.out + row * into.ld, keep, dim);
+    t.scale(from.out + row * from.ld, weight, dim);
+    t.add(into.out + row * into.ld, from.out + row * from.ld, dim);
+    into.sum[row] = into.sum[row] * keep + from.sum[row] * weight;
+    into.max[row] = top;
+  }
+}
+
 // A task's memory. rows = queries * heads per key/value head, row r is token r / group, head r % group.
 struct Workspace {
-  float *query, *scores, *out, *keys, *values, *max;
+  float *query, *scores, *out, *keys, *values, *max, *sum32;
+  float *all_out, *all_max, *all_sum;  // of the chunks so far
   std::vector<double> sum;
   Scratch scratch;
 
   void prepare(int64_t rows, int64_t dim, int64_t ldo) {
-    float* p = scratch.floats(rows * (dim + simd::kKeyBlock + ldo + 16) + simd::kKeyBlock * (dim + ldo) + 64);
+    float* p = scratch.floats(rows * (dim + simd::kKeyBlock + 2 * ldo + 4) + simd::kKeyBlock * (dim + ldo) +
+                              16 * 10);
     const auto take = [&p](int64_t n) {
       float* at = p;
       p += round_up(n, 16);
@@ -73,10 +102,24 @@ struct Workspace {
     keys = take(simd::kKeyBlock * dim);
     values = take(simd::kKeyBlock * ldo);
     max = take(rows);
+    sum32 = take(rows);
+    all_out = take(rows * ldo);
+    all_max = take(rows);
+    all_sum = take(rows);
+    std::fill_n(all_out, rows * ldo, 0.0f);
+    std::fill_n(all_max, rows, -std::numeric_limits<float>::infinity());
+    std::fill_n(all_sum, rows, 0.0f);
+    std::fill_n(values, simd::kKeyBlock * ldo, 0.0f);
+    begin_chunk(rows, ldo);
+  }
+  void begin_chunk(int64_t rows, int64_t ldo) {
     sum.assign(static_cast<size_t>(rows), 0.0);
     std::fill_n(max, rows, -std::numeric_limits<float>::infinity());
     std::fill_n(out, rows * ldo, 0.0f);
-    std::fill_n(values, simd::kKeyBlock * ldo, 0.0f);
+  }
+  Partial chunk(int64_t rows, int64_t ldo) {
+    for (int64_t row = 0; row < rows; ++row) sum32[row] = static_cast<float>(sum[static_cast<size_t>(row)]);
+    return {out, ldo, max, sum32};
   }
 };
 
@@ -112,8 +155,9 @@ class Attention {
   void load_keys(const Task& task, int64_t begin, int64_t n, Workspace& w) const;
   void tile_step(const Task& task, int64_t key0, int64_t keys, int64_t row0, int64_t rows,
                  Workspace& w) const;
-  void store_result(const Task& task, const Workspace& w, int64_t rows) const;
+  void store_partial(const Task& task, const Partial& chunk, int64_t rows) const;
   void combine(const std::vector<Task>& tasks) const;
+  static int64_t chunk_end(int64_t key) { return (key / kChunkKeys + 1) * kChunkKeys; }
   float* y_row(const Task& task, int64_t row) const {
     return y_ + ((task.span->first + task.query + row / group_) * shape_.heads + task.kv_head * group_ +
                  row % group_) *
@@ -142,14 +186,15 @@ int64_t Attention::plan(std::span<const SpanView> spans, std::vector<Task>& task
           shape_.window > 0 ? std::max<int64_t>(0, span.past + begin - shape_.window + 1) : 0;
       const int64_t key_begin = first_key / simd::kKeyBlock * simd::kKeyBlock,
                     key_end = span.past + begin + queries;
-      const bool split = span.tokens * group_ <= kSplitRows && key_end - key_begin > kSplitKeys;
+      const bool split =
+          span.tokens * group_ <= kSplitRows && key_begin / kChunkKeys < (key_end - 1) / kChunkKeys;
       for (int64_t head = 0; head < shape_.kv_heads; ++head) {
         if (!split) {
           tasks.push_back({&span, head, begin, queries, key_begin, key_end, -1});
           continue;
         }
-        for (int64_t key = key_begin; key < key_end; key += kSplitKeys) {
-          tasks.push_back({&span, head, begin, queries, key, std::min(key_end, key + kSplitKeys), floats});
+        for (int64_t key = key_begin; key < key_end; key = chunk_end(key)) {
+          tasks.push_back({&span, head, begin, queries, key, std::min(key_end, chunk_end(key)), floats});
           floats += queries * group_ * (shape_.head_dim + 2);
         }
       }
@@ -163,13 +208,20 @@ void Attention::run_task(const Task& task) const {
   const int64_t rows = task.queries * group_;
   w.prepare(rows, shape_.head_dim, ldo_);
   load_queries(task, w, rows);
+  const Partial all{w.all_out, ldo_, w.all_max, w.all_sum};
   for (int64_t key = task.key_begin; key < task.key_end; key += simd::kKeyBlock) {
     const int64_t keys = std::min<int64_t>(simd::kKeyBlock, task.key_end - key);
     load_keys(task, key, keys, w);
     for (int64_t row = 0; row < rows; row += t_.mr)
       tile_step(task, key, keys, row, std::min<int64_t>(t_.mr, rows - row), w);
+    if (task.partial < 0 && (key + keys == task.key_end || key + keys == chunk_end(key))) {
+      merge(t_, all, w.chunk(rows, ldo_), rows, shape_.head_dim);
+      w.begin_chunk(rows, ldo_);
+    }
   }
-  store_result(task, w, rows);
+  if (task.partial >= 0) return store_partial(task, w.chunk(rows, ldo_), rows);
+  for (int64_t row = 0; row < rows; ++row)
+    t_.scaled_copy(w.all_out + row * ldo_, 1.0f / w.all_sum[row], shape_.head_dim, y_row(task, row));
 }
 
 // Scaled queries as packed tiles [head_dim][rows of the tile].
@@ -230,19 +282,12 @@ void Attention::tile_step(const Task& task, int64_t key0, int64_t keys, int64_t 
                         ldo_, true);
 }
 
-void Attention::store_result(const Task& task, const Workspace& w, int64_t rows) const {
+void Attention::store_partial(const Task& task, const Partial& chunk, int64_t rows) const {
   const int64_t dim = shape_.head_dim;
-  if (task.partial < 0) {
-    for (int64_t row = 0; row < rows; ++row)
-      t_.scaled_copy(w.out + row * ldo_, static_cast<float>(1.0 / w.sum[row]), dim, y_row(task, row));
-    return;
-  }
   float* out = partials_ + task.partial;
-  for (int64_t row = 0; row < rows; ++row) {
-    std::copy_n(w.out + row * ldo_, dim, out + row * dim);
-    out[rows * dim + row] = w.max[row];
-    out[rows * (dim + 1) + row] = static_cast<float>(w.sum[row]);
-  }
+  for (int64_t row = 0; row < rows; ++row) std::copy_n(chunk.out + row * chunk.ld, dim, out + row * dim);
+  std::copy_n(chunk.max, rows, out + rows * dim);
+  std::copy_n(chunk.sum, rows, out + rows * (dim + 1));
 }
 
 // The parts of one (span, kv head) follow each other in the list.
@@ -258,20 +303,15 @@ void Attention::combine(const std::vector<Task>& tasks) const {
            tasks[end].kv_head == tasks[i].kv_head)
       ++end;
     const int64_t rows = tasks[i].queries * group_;
-    for (int64_t row = 0; row < rows; ++row) {
-      float max = -std::numeric_limits<float>::infinity();
-      for (size_t p = i; p < end; ++p) max = std::max(max, partials_[tasks[p].partial + rows * dim + row]);
-      float* y = y_row(tasks[i], row);
-      std::fill_n(y, dim, 0.0f);
-      double sum = 0;
-      for (size_t p = i; p < end; ++p) {
-        const float* part = partials_ + tasks[p].partial;
-        const float weight = std::exp(part[rows * dim + row] - max);
-        sum += static_cast<double>(weight) * static_cast<double>(part[rows * (dim + 1) + row]);
-        for (int64_t c = 0; c < dim; ++c) y[c] += weight * part[row * dim + c];
-      }
-      t_.scale(y, static_cast<float>(1.0 / sum), dim);
-    }
+    const auto part = [&](size_t p) {
+      float* out = partials_ + tasks[p].partial;
+      return Partial{out, dim, out + rows * dim, out + rows * (dim + 1)};
+    };
+    // A task that takes all chunks merges this one into zeros, which leaves it as it is.
+    const Partial first = part(i);
+    for (size_t p = i + 1; p < end; ++p) merge(t_, first, part(p), rows, dim);
+    for (int64_t row = 0; row < rows; ++row)
+      t_.scaled_copy(first.out + row * dim, 1.0f / first.sum[row], dim, y_row(tasks[i], row));
     i = end;
   }
 }

@@ -41,6 +41,7 @@ class Int8Linear final : public PackedLinear {
   int64_t out() const override { return rows_; }
   int64_t in() const override { return cols_; }
   int64_t bytes() const override { return codes_.nbytes() + meta_.nbytes(); }
+  bool row(int64_t n, float* out) const override;
   std::string kernel() const override { return fmt::format("w{}a8-{}", view_.bits, table_.name); }
 
  private:
@@ -137,6 +138,33 @@ void Int8Linear::store_meta(const QuantWeight& w) {
       }
   });
   view_.meta = meta;
+}
+
+bool Int8Linear::row(int64_t n, float* out) const {
+  const int64_t b = n / kInt8Rows, r = n % kInt8Rows;
+  for (int64_t k = 0; k < cols_; ++k) {
+    const int64_t g = k / view_.block, i = k % view_.block;
+    const uint32_t* words = view_.codes + (b * view_.blocks + g) * view_.words * kInt8Rows + r;
+    const auto bits_at = [&](int64_t word, int64_t shift) { return words[word * kInt8Rows] >> shift; };
+    int code = 0;
+    if (view_.bits == 8) {
+      code = static_cast<int>(bits_at(i / 4, 8 * (i % 4)) & 255);
+    } else if (view_.bits == 4) {
+      code = static_cast<int>(bits_at(i / 8, 8 * (i % 4) + i % 8 / 4 * 4) & 15);
+    } else {
+      const int64_t s = i / 4 % 8, byte = 8 * (i % 4), unit = i / 32 * 3;
+      code = static_cast<int>((bits_at(unit + s / 4, byte + 2 * (s % 4)) & 3) |
+                              (bits_at(unit + 2, byte + s) & 1) << 2);
+    }
+    const unsigned char* meta = view_.meta + (b * view_.blocks + g) * view_.meta_bytes();
+    const int zero = view_.common_zero < 0 ? meta[view_.scale_bytes() + r] : view_.common_zero;
+    fp16_t half;
+    float scale;
+    std::memcpy(&half, meta + 2 * r, 2);
+    std::memcpy(&scale, meta + (view_.half_scales ? 0 : 4 * r), 4);
+    out[k] = static_cast<float>(code - zero) * (view_.half_scales ? fp16_to_f32(half) : scale);
+  }
+  return true;
 }
 
 void Int8Linear::run(const float* x, int64_t tokens, float* y, int64_t ldy) const {

@@ -72,6 +72,13 @@ struct Int8Table {
   // outputs, `limit` of them written; g0 == 0 overwrites.
   void (*gemm)(const Int8Weights& w, const uint8_t* panel, int64_t b0, int count, int64_t g0, int64_t g1,
                const Int8Activations& x, int64_t tokens, int64_t limit, float* y, int64_t ldy);
+
+  // For the machine's limits. Operations (2 per multiply-add) of `rounds` loops of independent products in
+  // registers:
+  int64_t (*dot_loop)(int64_t rounds);
+  // Reads n bytes (a multiple of 1024), in order or as four streams with prefetch; the result keeps the loads
+  // alive.
+  uint64_t (*read)(const void* p, int64_t n, bool streams);
 };
 
 const Int8Table& int8_portable();

@@ -126,21 +126,28 @@ TEST(Attention, PagedMatchesReference) {
   });
 }
 
-TEST(Attention, TokenByTokenAgreesWithPrefill) {
-  const Case c{6, 2, 32, 0, {{0, 70}}};
-  const int64_t ldq = c.heads * c.head_dim, ld = c.kv_heads * c.head_dim;
-  const auto q = random_floats(70 * ldq, 1), k = random_floats(70 * ld, 2), v = random_floats(70 * ld, 3);
-  on_every_isa([&] {
-    Paged p(c, DType::kF32);
-    std::vector<float> dense(70 * ldq), stepped(70 * ldq);
-    attention_dense(shape_of(c), p.spans, q.data(), ldq, k.data(), v.data(), ld, dense.data());
-    for (int64_t t = 0; t < 70; ++t) {
-      const SpanView step[] = {{0, 1, t, p.spans[0].pages}};
-      kv_write(p.cache, step, k.data() + t * ld, v.data() + t * ld, ld);
-      attention_paged(shape_of(c), p.cache, step, q.data() + t * ldq, ldq, stepped.data() + t * ldq);
-    }
-    EXPECT_LT(relative_error(stepped, dense), 1e-6);
-  });
+TEST(Attention, ATokenHasTheSameBitsHoweverThePromptIsCut) {
+  constexpr int64_t kTokens = 600;  // three chunks of keys
+  for (const int64_t window : {0, 300}) {
+    const Case c{6, 2, 32, window, {{0, kTokens}}};
+    const int64_t ldq = c.heads * c.head_dim, ld = c.kv_heads * c.head_dim;
+    const auto q = random_floats(kTokens * ldq, 1), k = random_floats(kTokens * ld, 2),
+               v = random_floats(kTokens * ld, 3);
+    on_every_isa([&] {
+      Paged p(c, DType::kF32);
+      std::vector<float> dense(kTokens * ldq);
+      attention_dense(shape_of(c), p.spans, q.data(), ldq, k.data(), v.data(), ld, dense.data());
+      for (const int64_t step : {1, 7, 250}) {
+        std::vector<float> stepped(kTokens * ldq);
+        for (int64_t t = 0; t < kTokens; t += step) {
+          const SpanView span[] = {{0, std::min(step, kTokens - t), t, p.spans[0].pages}};
+          kv_write(p.cache, span, k.data() + t * ld, v.data() + t * ld, ld);
+          attention_paged(shape_of(c), p.cache, span, q.data() + t * ldq, ldq, stepped.data() + t * ldq);
+        }
+        EXPECT_TRUE(same_bits(stepped, dense)) << step << " tokens a step, window " << window;
+      }
+    });
+  }
 }
 
 TEST(Attention, LargeScoresStayFinite) {

@@ -1,0 +1,26 @@
+// Models of any shape with made-up weights, from a config.json alone: for measuring speed and memory, not
+// text.
+#pragma once
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "model/model.h"
+
+namespace awq {
+
+struct RandomWeights {
+  int bits = 4;  // of the linears in the blocks, 2..8, or 16: bfloat16
+  int group =
+      128;  // of quantized ones; cut to the largest of 128, 64, 32 that divides all inputs where it does not
+  uint64_t seed = 1;
+};
+
+// `where` names the configuration in errors. Weights are about as large as trained ones, so that nothing
+// overflows.
+std::shared_ptr<const Model> random_model(const nlohmann::ordered_json& config, const std::string& where,
+                                          const RandomWeights& weights, const LoadOptions& options);
+// One linear [out, in] of such a model.
+WeightSource random_weight(int64_t out, int64_t in, const RandomWeights& weights);
+
+}  // namespace awq
