@@ -12,7 +12,7 @@ namespace awq {
 namespace {
 
 constexpr int kMaxDepth = 64;
-constexpr int64_t kMaxComparisons = 100'000'000;  // a few tenths of a second; one object of 14,000 keys
+constexpr int64_t kMaxComparisons = 100'000'000;       // a few tenths of a second; one object of 14,000 keys
 constexpr uintmax_t kMaxBytes = uintmax_t{256} << 20;  // indexes of the largest models have a few MB
 
 std::string position(std::string_view text, size_t byte) {
@@ -26,6 +26,10 @@ std::string position(std::string_view text, size_t byte) {
 }  // namespace
 
 nlohmann::ordered_json parse_json(std::string_view text, const std::string& where) {
+  // The library takes a NUL for the end and would not look at what stands behind it.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
+    fail(Code::kBadFile, "{}: invalid JSON at {} (offset {}): unexpected '\\x00'", where,
+         position(text, nul + 1), nul);
   using Event = nlohmann::ordered_json::parse_event_t;
   // ordered_json compares each key with all that stand before it in the object.
   std::array<int64_t, kMaxDepth + 2> keys{};  // of the object open at each depth

@@ -88,6 +88,8 @@ TEST(Manifest, ErrorsNameTheFileAndTheField) {
   }
   expect_error(Code::kBadFile, "m: invalid JSON at line 1, column 2 (offset 1): the text ends too early", [] { parse_manifest("{", "m"); });
   expect_error(Code::kBadFile, "m: expected an object, got array", [] { parse_manifest("[]", "m"); });
+  expect_error(Code::kBadFile, "m: invalid JSON at line 1, column 3 (offset 2): unexpected '\\x00'",
+               [] { parse_manifest(std::string_view("{}\0x", 4), "m"); });
   const std::string deep = R"({"schema":"awq.manifest/1","tool":)" + std::string(100000, '[') + std::string(100000, ']') + "}";
   expect_error(Code::kBadFile, "m: expected JSON nested at most 64 deep, got more", [&] { parse_manifest(deep, "m"); });
   std::string wide = "{";

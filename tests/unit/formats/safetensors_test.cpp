@@ -17,6 +17,21 @@ std::string open_error(const TempDir& dir, const std::string& bytes) {
   return error_of([&] { SafetensorsFile::open(path); });
 }
 
+TEST(Safetensors, FromMemoryAsFromAFile) {
+  TempDir dir;
+  const std::string bytes = safetensors({f32_tensor("a", {1, 2, 3, 4}, {2, 2}), f32_tensor("b", {5}, {1})});
+  const auto memory = MappedFile::in_memory("name", std::as_bytes(std::span(bytes)));
+  memory->done_with(0, bytes.size());  // nothing is mapped: nothing to give back
+  const auto parsed = SafetensorsFile::parse(memory), opened = SafetensorsFile::open(dir.write("t.safetensors", bytes));
+  EXPECT_EQ(parsed->path(), "name");
+  ASSERT_EQ(parsed->entries().size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(parsed->entries()[i].name, opened->entries()[i].name);
+    EXPECT_EQ(parsed->entries()[i].offset, opened->entries()[i].offset);
+  }
+  EXPECT_EQ(parsed->tensor(*parsed->find("a")).f32()[3], 4.0f);
+}
+
 TEST(Safetensors, ReadsWhatTheHeaderBuilderWrites) {
   TempDir dir;
   const std::vector<NamedBytes> tensors = {
