@@ -2,14 +2,19 @@
 """Records what PyPI `tokenizers` makes of awkward texts, for tests/unit/tokenizer.
 
 Trains small tokenizers of the published families and writes, for each, the tokenizer.json and the ids and decoded
-texts it gives; and one file of variants, each a change of one base tokenizer. Needs `pip install tokenizers`
-(recorded with 0.23). Usage: record_tokenizer_fixtures.py [FOLDER]
+texts it gives; one file of variants, each a change of one base tokenizer; and SentencePiece models with what PyPI
+`sentencepiece` makes of the texts. Needs `pip install tokenizers sentencepiece` (recorded with 0.23 and 0.2.3).
+Usage: record_tokenizer_fixtures.py [FOLDER]
 """
 import copy
+import io
 import json
 import pathlib
 import sys
+import tempfile
 
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -173,6 +178,94 @@ def character_variants():
     yield "unknown dropped", without
 
 
+def other_families():
+    """Models other than BPE of bytes, and the components that come with them."""
+    corpus = TRAINING * 3
+    unigram = Tokenizer(models.Unigram())
+    unigram.normalizer = normalizers.Sequence([
+        normalizers.Precompiled(normalizer_of(CHARSMAP_RULES)), normalizers.Nmt(), normalizers.Replace(Regex(" {2,}"), " ")])
+    unigram.pre_tokenizer, unigram.decoder = pre_tokenizers.Metaspace("▁", "first"), decoders.Metaspace("▁", "first")
+    unigram.train_from_iterator(corpus, trainers.UnigramTrainer(
+        vocab_size=330, show_progress=False, unk_token="<unk>", special_tokens=["<|begin|>", "<|end|>", "<unk>"]))
+    unigram.post_processor = processors.TemplateProcessing(single="$A <|end|>", pair="$A $B <|end|>", special_tokens=[("<|end|>", 1)])
+    yield "unigram", unigram
+    bert = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=30))
+    bert.normalizer, bert.pre_tokenizer, bert.decoder = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    bert.train_from_iterator(corpus, trainers.WordPieceTrainer(vocab_size=400, show_progress=False, special_tokens=["<|begin|>", "<|end|>", "[UNK]"]))
+    bert.post_processor = processors.BertProcessing(("<|end|>", 1), ("<|begin|>", 0))
+    yield "bert", bert
+    words = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    words.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
+    words.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.CharDelimiterSplit("a"), pre_tokenizers.UnicodeScripts(), pre_tokenizers.Whitespace()])
+    words.decoder = decoders.CTC("<unk>", "e", True)
+    words.train_from_iterator(corpus, trainers.WordLevelTrainer(vocab_size=300, show_progress=False, special_tokens=["<|begin|>", "<|end|>", "<unk>"]))
+    words.post_processor = processors.RobertaProcessing(("<|end|>", 1), ("<|begin|>", 0))
+    yield "word_level", words
+    clip = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    clip.pre_tokenizer, clip.decoder = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.FixedLength(9)]), decoders.BPEDecoder("</w>")
+    clip.train_from_iterator(corpus, trainers.BpeTrainer(
+        vocab_size=400, limit_alphabet=120, show_progress=False, end_of_word_suffix="</w>", special_tokens=["<|begin|>", "<|end|>", "<unk>"]))
+    yield "word_suffix", clip
+    prefix = Tokenizer(models.BPE(unk_token="<unk>", continuing_subword_prefix="##", fuse_unk=True))
+    prefix.pre_tokenizer, prefix.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece("##", cleanup=False)
+    prefix.train_from_iterator(corpus, trainers.BpeTrainer(
+        vocab_size=400, limit_alphabet=120, show_progress=False, continuing_subword_prefix="##", special_tokens=["<|begin|>", "<|end|>", "<unk>"]))
+    yield "subword_prefix", prefix
+
+
+# Small stand-ins for the rules of NFKC, which take a quarter of a megabyte.
+CHARSMAP_RULES = [("ﬁ", "fi"), ("㎏", "kg"), ("①", "1"), ("½", "1/2"), ("\u00a0", " "), ("\u3000", " "), ("\t", " "), ("\n", " "),
+                  ("\r", " "), ("e\u0301", "é"), ("…", "..."), ("\u200b", ""), ("Å", "A"), ("“", '"'), ("”", '"')]
+
+
+def sentencepiece_model(**options):
+    out = io.BytesIO()
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as rules:
+        if options.pop("rules", False):
+            for source, target in CHARSMAP_RULES:
+                rules.write("\t".join(" ".join(f"{ord(c):04X}" for c in s) for s in (source, target)) + "\n")
+            rules.flush()
+            options["normalization_rule_tsv"] = rules.name
+        else:
+            options.setdefault("normalization_rule_name", "identity")
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(TRAINING * 3), model_writer=out, minloglevel=2, num_threads=1,
+            **{"vocab_size": 330, "hard_vocab_limit": False, "character_coverage": 0.98, **options})
+    proto = sentencepiece_model_pb2.ModelProto.FromString(out.getvalue())
+    # Paths and dates of training are nobody's business.
+    proto.trainer_spec.ClearField("input")
+    proto.normalizer_spec.ClearField("normalization_rule_tsv")
+    return proto
+
+
+def normalizer_of(_):
+    return sentencepiece_model(rules=True).normalizer_spec.precompiled_charsmap
+
+
+def sentencepiece_models():
+    yield "bpe, byte fallback", sentencepiece_model(
+        model_type="bpe", byte_fallback=True, vocab_size=560, remove_extra_whitespaces=False, allow_whitespace_only_pieces=True)
+    unused = sentencepiece_model(model_type="bpe", rules=True, user_defined_symbols=["<tool>", "ab", "."])
+    for i, piece in enumerate(unused.pieces):
+        if piece.type == 1 and len(piece.piece) > 1 and i % 3 == 0:
+            piece.type = 5
+    yield "bpe, unused and user-defined pieces", unused
+    yield "unigram", sentencepiece_model(rules=True)
+    yield "unigram, byte fallback", sentencepiece_model(
+        byte_fallback=True, vocab_size=600, add_dummy_prefix=False, remove_extra_whitespaces=False, user_defined_symbols=["<tool>", "▁▁", "\n"])
+    yield "unigram, suffix", sentencepiece_model(rules=True, treat_whitespace_as_suffix=True)
+    yield "characters", sentencepiece_model(model_type="char", rules=True, user_defined_symbols=["<tool>"])
+    yield "words", sentencepiece_model(model_type="word")
+
+
+def sentencepiece_cases(proto):
+    library = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+    for text in TEXTS:
+        ids = library.encode(text)
+        yield {"text": text, "ids": ids, "decoded": library.decode(ids)}
+
+
 def write(path, content):
     path.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
     print(f"{path} {path.stat().st_size} bytes")
@@ -181,7 +274,11 @@ def write(path, content):
 def main():
     folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tests/data/tokenizer")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, tokenizer in families():
+    write(folder / "sentencepiece.json", [
+        {"name": name, "model": proto.SerializeToString().hex(),
+         **({"pieces": [[p.piece, p.score, p.type] for p in proto.pieces]} if "byte fallback" in name and "bpe" in name else {}), "cases": list(sentencepiece_cases(proto))}
+        for name, proto in sentencepiece_models()])
+    for name, tokenizer in [*families(), *other_families()]:
         write(folder / f"{name}.json", {"tokenizer": json.loads(tokenizer.to_str()), "cases": list(cases(tokenizer, TEXTS))})
     texts = [TEXTS[i] for i in (0, 5, 7, 8, 10, 11, 13, 14, 16, 21, 24)] + ["x  word ABC\n\nwords中  word", "The river was slow. 1987, abcABC"]
     base = json.loads(trained(byte_level(False), 420).to_str())

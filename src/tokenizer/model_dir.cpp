@@ -118,6 +118,7 @@ class Neighbours {
       t = *old;
     } else if (!n.is_string()) {
       t = read_added_token(n, next_id_);
+      t.normalized = n.flag("normalized", false);
     }
     t.content = content;
     t.special = true;

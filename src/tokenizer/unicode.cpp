@@ -175,6 +175,8 @@ bool is_other(char32_t c) {
 }
 
 int script_of(char32_t c) {
+  if (!is_older_than(c, 10)) return USCRIPT_UNKNOWN;
+  if (c == 0x61c) return USCRIPT_COMMON;  // Arabic since
   UErrorCode error = U_ZERO_ERROR;
   return uscript_getScript(static_cast<UChar32>(c), &error);
 }

@@ -39,7 +39,7 @@ bool is_other(char32_t c);            // general category C, assigned
 
 // End of the extended grapheme cluster (UAX #29) that starts at `pos`.
 size_t grapheme_end(std::string_view text, size_t pos);
-// Number of the Script property; equal numbers, equal scripts.
+// Number of the Script property of Unicode 9; equal numbers, equal scripts.
 int script_of(char32_t c);
 extern const int kScriptHan, kScriptHiragana, kScriptKatakana, kScriptUnknown;
 
