@@ -29,7 +29,8 @@ TEST(Safetensors, FromMemoryAsFromAFile) {
     EXPECT_EQ(parsed->entries()[i].name, opened->entries()[i].name);
     EXPECT_EQ(parsed->entries()[i].offset, opened->entries()[i].offset);
   }
-  EXPECT_EQ(parsed->tensor(*parsed->find("a")).f32()[3], 4.0f);
+  const Tensor a = parsed->tensor(*parsed->find("a"));
+  EXPECT_EQ(a.f32()[3], 4.0f);
 }
 
 TEST(Safetensors, ReadsWhatTheHeaderBuilderWrites) {
