@@ -34,7 +34,8 @@ constexpr const char* kHelp =
     "Enter sends; Alt-Enter or a backslash before Enter begins a new line. Ctrl-C stops an answer.";
 
 struct Options {
-  std::string model, system;
+  std::string model, system, precision = "fast";
+  int head_bits = 0;
   int64_t max_tokens = 1024, context = 8192;
   SamplingParams sampling;
 };
@@ -72,7 +73,9 @@ class Chat {
     check_sampling(options.sampling);
     renderer_.emplace(chat_source(*checkpoint_));
     tokenizer_ = load_tokenizer(*checkpoint_);
-    const auto model = Model::load(*checkpoint_, {Precision::kExact, context.report});
+    LoadOptions load{precision_named(options.precision), context.report};
+    load.head_bits = options.head_bits;
+    const auto model = Model::load(*checkpoint_, load);
     EngineOptions engine;
     engine.end_ids = end_ids(*checkpoint_);
     if (const auto id = renderer_->turn_end(*tokenizer_)) engine.end_ids.push_back(*id);
@@ -261,6 +264,7 @@ void add_chat(CLI::App& app, Context& context) {
       ->check(CLI::Range(int64_t{16}, int64_t{1000000000}))
       ->type_name("N")
       ->capture_default_str();
+  add_precision_options(command, options->precision, options->head_bits);
   add_sampling_options(command, options->sampling);
 }
 

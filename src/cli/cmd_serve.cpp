@@ -23,7 +23,8 @@ namespace {
 using namespace std::chrono_literals;
 
 struct Options {
-  std::string model, host = "127.0.0.1", name, key_file, kv_dtype = "float16";
+  std::string model, host = "127.0.0.1", name, key_file, kv_dtype = "float16", precision = "fast";
+  int head_bits = 0;
   uint16_t port = 8000;
   std::vector<std::string> hosts, origins;
   bool no_key = false;
@@ -77,7 +78,9 @@ server::ServedModel load(const Options& o, const Context& context) {
   const auto checkpoint = Checkpoint::open(path);
   server::ServedModel m;
   m.tokenizer = load_tokenizer(*checkpoint);
-  const auto model = Model::load(*checkpoint, {Precision::kExact, context.report});
+  LoadOptions weights{precision_named(o.precision), context.report};
+  weights.head_bits = o.head_bits;
+  const auto model = Model::load(*checkpoint, weights);
   const EngineOptions engine = engine_options(o, *checkpoint, model->config());
   m.engine = std::make_shared<Engine>(model, engine);
   m.end_ids = engine.end_ids.empty() ? model->config().eos : engine.end_ids;
@@ -171,6 +174,7 @@ void add_serve(CLI::App& app, Context& context) {
       ->transform(CLI::AsSizeValue(false))
       ->type_name("SIZE")
       ->group(limits);
+  add_precision_options(command, o->precision, o->head_bits);
   command.add_option("--kv-dtype", o->kv_dtype, "float16|bfloat16|float32")
       ->check(one_of({"float16", "bfloat16", "float32"}))
       ->type_name("DTYPE")
