@@ -196,7 +196,12 @@ std::string swapcase(std::string_view text) {
     const size_t length = point_length(text, at);
     const std::string_view point = text.substr(at, length);
     const auto c = static_cast<UChar32>(point_at(text, at));
-    out += u_hasBinaryProperty(c, UCHAR_UPPERCASE)   ? lower(point)
+    // A sigma ends a word where a letter stands before it and none behind it.
+    size_t before = at;
+    const bool follows = at > 0 && is_cased(previous_code_point(text, before));
+    const bool ends = at + length >= text.size() || !is_cased(point_at(text, at + length));
+    out += c == 0x3a3 && follows && ends             ? std::string("\u03c2")
+           : u_hasBinaryProperty(c, UCHAR_UPPERCASE) ? lower(point)
            : u_hasBinaryProperty(c, UCHAR_LOWERCASE) ? upper(point)
                                                      : std::string(point);
     at += length;
