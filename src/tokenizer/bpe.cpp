@@ -11,7 +11,7 @@
 namespace awq {
 namespace {
 
-constexpr int32_t kLongWord = 128;  // symbols, from which on lists by rank are faster than one heap
+constexpr int32_t kLongWord = 128;         // symbols, from which on lists by rank are faster than one heap
 constexpr uint64_t kEmpty = ~uint64_t{0};  // no pair: ids are not negative
 
 uint64_t pair_key(int32_t left, int32_t right) {
@@ -149,8 +149,8 @@ template <class Push>
 void Bpe::apply(Symbols& symbols, int32_t at, int32_t id, Push push) const {
   Symbol& left = symbols[at];
   if (left.id < 0 || left.next < 0) return;
-  // The neighbours may have changed since. As in `tokenizers`, a pair that makes the same token still counts, at the
-  // rank it was noted with.
+  // The neighbours may have changed since. As in `tokenizers`, a pair that makes the same token still counts,
+  // at the rank it was noted with.
   const auto* now = merges_.find(left.id, symbols[left.next].id);
   if (!now || now->id != id) return;
   const int32_t gone = left.next;

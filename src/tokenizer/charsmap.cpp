@@ -10,8 +10,8 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little);
 
-// A unit of darts-clone's double array: bits 0-7 the label of the edge that leads here, bit 8 a value follows, bits
-// 9-31 where the children are; or, with bit 31, a value.
+// A unit of darts-clone's double array: bits 0-7 the label of the edge that leads here, bit 8 a value
+// follows, bits 9-31 where the children are; or, with bit 31, a value.
 bool has_value(uint32_t unit) { return (unit >> 8 & 1) != 0; }
 uint32_t label(uint32_t unit) { return unit & (0x80000000u | 0xff); }
 uint32_t offset(uint32_t unit) { return unit >> 10 << ((unit & 0x200) >> 6); }
@@ -25,15 +25,15 @@ Charsmap::Charsmap(std::string_view bytes, const std::string& where) {
   if (bytes.size() > sizeof trie_bytes) std::memcpy(&trie_bytes, bytes.data(), sizeof trie_bytes);
   if (trie_bytes < sizeof(uint32_t) || trie_bytes % sizeof(uint32_t) != 0 ||
       trie_bytes >= bytes.size() - sizeof trie_bytes)
-    fail(Code::kBadFile, "{}: precompiled_charsmap: expected a trie within {} bytes, got one of {} bytes", where,
-         bytes.size(), trie_bytes);
+    fail(Code::kBadFile, "{}: precompiled_charsmap: expected a trie within {} bytes, got one of {} bytes",
+         where, bytes.size(), trie_bytes);
   units_.resize(trie_bytes / sizeof(uint32_t));
   std::memcpy(units_.data(), bytes.data() + sizeof trie_bytes, trie_bytes);
   replacements_ = bytes.substr(sizeof trie_bytes + trie_bytes);
 }
 
-// Every entry that is a prefix of the text, until `found` says false. A file can lead anywhere: a place outside ends
-// the walk.
+// Every entry that is a prefix of the text, until `found` says false. A file can lead anywhere: a place
+// outside ends the walk.
 template <class Found>
 void Charsmap::walk(std::string_view text, Found found) const {
   if (units_.empty()) return;

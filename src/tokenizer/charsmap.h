@@ -1,6 +1,6 @@
-// The compiled normalization rules of SentencePiece ("precompiled_charsmap"): text pieces and what replaces them.
-// Format (SentencePiece src/normalizer.cc; darts-clone's double array): u32 bytes of the trie, the trie as u32 units,
-// then the replacements, each ended by a zero byte. Little-endian.
+// The compiled normalization rules of SentencePiece ("precompiled_charsmap"): text pieces and what replaces
+// them. Format (SentencePiece src/normalizer.cc; darts-clone's double array): u32 bytes of the trie, the trie
+// as u32 units, then the replacements, each ended by a zero byte. Little-endian.
 #pragma once
 #include <cstdint>
 #include <optional>

@@ -63,14 +63,16 @@ constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
 // Spaces that stand before English punctuation and contractions go, as `tokenizers` does.
 std::string cleaned_up(std::string text) {
   static constexpr std::pair<std::string_view, std::string_view> kRules[] = {
-      {" .", "."},     {" ?", "?"},   {" !", "!"},         {" ,", ","},   {" ' ", "'"},  {" n't", "n't"},
+      {" .", "."},   {" ?", "?"},           {" !", "!"},   {" ,", ","},     {" ' ", "'"},   {" n't", "n't"},
       {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
   for (const auto& [from, to] : kRules) text = replace_all(text, std::string(from), nullptr, to);
   return text;
 }
 
 std::string word_piece(const DecoderStep& s, const std::string& token, bool first) {
-  std::string text = first ? token : token.starts_with(s.content) ? token.substr(s.content.size()) : " " + token;
+  std::string text = first                          ? token
+                     : token.starts_with(s.content) ? token.substr(s.content.size())
+                                                    : " " + token;
   return s.cleanup ? cleaned_up(std::move(text)) : text;
 }
 

@@ -1,8 +1,8 @@
-// The pre-tokenizers that GGUF names instead of spelling them out; the table spells out what the tokenizer.json
-// published with those models says. Sources: the models' tokenizer.json files and llama.cpp's list of names
-// (src/llama-vocab.cpp).
-#include "base/error.h"
+// The pre-tokenizers that GGUF names instead of spelling them out; the table spells out what the
+// tokenizer.json published with those models says. Sources: the models' tokenizer.json files and llama.cpp's
+// list of names (src/llama-vocab.cpp).
 #include "tokenizer/gguf_pre.h"
+#include "base/error.h"
 
 namespace awq {
 namespace {
@@ -92,7 +92,7 @@ Steps default_steps() {
 }
 
 Steps deepseek_llm_steps() {
-  return {split(R"([\r\n])"), split(kDeepseekLlmLetters), split(R"(\s?[!-/:-~！-／：-～‘-‟　-。]+)"),
+  return {split(R"([\r\n])"), split(kDeepseekLlmLetters),        split(R"(\s?[!-/:-~！-／：-～‘-‟　-。]+)"),
           split(R"(\s+$)"),   split("[一-龥ࠀ-一가-퟿]+"), digits(true),
           byte_level(false)};
 }
@@ -105,18 +105,19 @@ Steps minicpm5_steps() { return {split(R"(\p{N}{1,3})"), split(kMinicpm5Pattern)
 Steps jais2_steps() { return {split(kJais2Pattern), byte_level(false)}; }
 Steps kimi_k2_steps() { return {split(kKimiK2Pattern), byte_level(false)}; }
 Steps youtu_steps() {
-  return {split("[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"), split(kYoutuPattern), byte_level(false)};
+  return {split("[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]"
+                "+"),
+          split(kYoutuPattern), byte_level(false)};
 }
 Steps tiny_aya_steps() {
   return {split(R"(\d{1,3}(?=(?:\d{3})*\b))"), split(kGpt4oPattern), byte_level(false)};
 }
-Steps superbpe_steps() {
-  return {split(R"(\p{N}+)"), split(R"((?=(\d{3})+(?!\d)))"), byte_level(false)};
-}
+Steps superbpe_steps() { return {split(R"(\p{N}+)"), split(R"((?=(\d{3})+(?!\d)))"), byte_level(false)}; }
 Steps laguna_steps() { return {split(R"([^\n]+|[\n]+)"), split(kQwen2Pattern), byte_level(false)}; }
 Steps chameleon_steps() {
-  return {split("<sentinel:[0-9]+>"), split("(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z"), split(R"([\t\n]|    |  )"),
-          digits(true),               split(R"([\p{P}!-/:-@\[-`{-~])"),            byte_level(true)};
+  return {split("<sentinel:[0-9]+>"),       split("(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z"),
+          split(R"([\t\n]|    |  )"),       digits(true),
+          split(R"([\p{P}!-/:-@\[-`{-~])"), byte_level(true)};
 }
 
 constexpr GgufPre kPreNames[] = {

@@ -1,5 +1,6 @@
-// GGUF vocabulary -> TokenizerSpec, in the parts that a tokenizer.json has, so that a file written from it gives the
-// same ids. tokenizer.ggml.model says which kind of vocabulary it is (llama.cpp, src/llama-vocab.cpp).
+// GGUF vocabulary -> TokenizerSpec, in the parts that a tokenizer.json has, so that a file written from it
+// gives the same ids. tokenizer.ggml.model says which kind of vocabulary it is (llama.cpp,
+// src/llama-vocab.cpp).
 #include <algorithm>
 #include <cmath>
 #include <unordered_map>
@@ -15,7 +16,14 @@ namespace awq {
 namespace {
 
 // GGUF specification, tokenizer.ggml.token_type.
-enum TokenType : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+enum TokenType : int32_t {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6
+};
 
 constexpr const char* kSpaceMark = "\xE2\x96\x81";  // U+2581
 
@@ -23,7 +31,8 @@ constexpr const char* kSpaceMark = "\xE2\x96\x81";  // U+2581
 // it.
 std::pair<std::string, std::string> split_merge(const std::string& merge, size_t rank,
                                                 const std::string& where) {
-  if (!is_valid_utf8(merge)) fail(Code::kBadFile, "{}: tokenizer.ggml.merges[{}]: expected UTF-8", where, rank);
+  if (!is_valid_utf8(merge))
+    fail(Code::kBadFile, "{}: tokenizer.ggml.merges[{}]: expected UTF-8", where, rank);
   const size_t space = merge.find(' ', 1);
   if (space == std::string::npos || space + 1 == merge.size())
     fail(Code::kBadFile, "{}: tokenizer.ggml.merges[{}]: expected two tokens, got '{}'", where, rank, merge);
@@ -61,7 +70,9 @@ void check_vocab(const GgufVocab& vocab, const std::string& where) {
   }
 }
 
-int32_t type_of(const GgufVocab& vocab, size_t i) { return vocab.token_type.empty() ? kNormal : vocab.token_type[i]; }
+int32_t type_of(const GgufVocab& vocab, size_t i) {
+  return vocab.token_type.empty() ? kNormal : vocab.token_type[i];
+}
 
 void add_vocab(const GgufVocab& vocab, TokenizerSpec& spec) {
   for (size_t i = 0; i < vocab.tokens.size(); ++i) {
@@ -111,7 +122,8 @@ DecoderStep decoder(DecoderKind kind) {
 
 TokenizerSpec byte_level_spec(const GgufVocab& vocab, const std::string& where) {
   if (vocab.pre.empty())
-    log(Level::kWarning, "{}: key 'tokenizer.ggml.pre' is missing, text is cut by llama.cpp's default rules", where);
+    log(Level::kWarning, "{}: key 'tokenizer.ggml.pre' is missing, text is cut by llama.cpp's default rules",
+        where);
   const GgufPre& pre = find_gguf_pre(vocab.pre.empty() ? "default" : vocab.pre, where);
   TokenizerSpec spec;
   spec.pre_tokenizer = pre.steps();
@@ -124,8 +136,8 @@ TokenizerSpec byte_level_spec(const GgufVocab& vocab, const std::string& where) 
   return spec;
 }
 
-// The merges that a BPE with scores stands for: every way to make a token of two tokens, those that make a token of a
-// higher score first (as transformers' converters from SentencePiece write them).
+// The merges that a BPE with scores stands for: every way to make a token of two tokens, those that make a
+// token of a higher score first (as transformers' converters from SentencePiece write them).
 std::vector<std::pair<std::string, std::string>> merges_of_scores(const GgufVocab& vocab) {
   struct Merge {
     float score;
@@ -157,7 +169,8 @@ std::vector<std::pair<std::string, std::string>> merges_of_scores(const GgufVoca
 }
 
 // BPE over characters with byte fallback; spaces become U+2581. `merges`: the file lists them.
-TokenizerSpec character_spec(const GgufVocab& vocab, bool space_prefix, bool merges, const std::string& where) {
+TokenizerSpec character_spec(const GgufVocab& vocab, bool space_prefix, bool merges,
+                             const std::string& where) {
   TokenizerSpec spec;
   if (space_prefix) {
     spec.normalizer.push_back(normalizer(NormalizerKind::kPrepend));
@@ -173,7 +186,8 @@ TokenizerSpec character_spec(const GgufVocab& vocab, bool space_prefix, bool mer
   spec.model.byte_fallback = true;
   spec.model.fuse_unk = true;
   if (vocab.unk) spec.model.unk_token = vocab.tokens[checked_id(vocab.unk, "unknown_token_id", vocab, where)];
-  spec.decoder = {decoder(DecoderKind::kReplace), decoder(DecoderKind::kByteFallback), decoder(DecoderKind::kFuse)};
+  spec.decoder = {decoder(DecoderKind::kReplace), decoder(DecoderKind::kByteFallback),
+                  decoder(DecoderKind::kFuse)};
   spec.decoder[0].pattern = {kSpaceMark, false};
   spec.decoder[0].content = " ";
   if (space_prefix) {
@@ -189,7 +203,8 @@ void need_scores(const GgufVocab& vocab, const std::string& where) {
   if (vocab.scores.empty())
     fail(Code::kBadFile, "{}: key 'tokenizer.ggml.scores': expected one score per token, got none", where);
   for (size_t i = 0; i < vocab.scores.size(); ++i)
-    if (std::isnan(vocab.scores[i])) fail(Code::kBadFile, "{}: tokenizer.ggml.scores[{}]: expected a number, got NaN", where, i);
+    if (std::isnan(vocab.scores[i]))
+      fail(Code::kBadFile, "{}: tokenizer.ggml.scores[{}]: expected a number, got NaN", where, i);
 }
 
 TokenizerSpec llama_spec(const GgufVocab& vocab, const std::string& where) {
@@ -225,7 +240,8 @@ TokenizerSpec t5_spec(const GgufVocab& vocab, const std::string& where) {
   spec.pre_tokenizer.push_back(std::move(metaspace));
   add_vocab(vocab, spec);
   spec.model.kind = ModelKind::kUnigram;
-  for (const float score : vocab.scores) spec.model.scores.push_back(score_as_read(static_cast<double>(score)));
+  for (const float score : vocab.scores)
+    spec.model.scores.push_back(score_as_read(static_cast<double>(score)));
   spec.model.unk_id = checked_id(vocab.unk, "unknown_token_id", vocab, where);
   add_ends(vocab, false, true, spec, where);
   return spec;
@@ -260,8 +276,11 @@ struct VocabularyKind {
   const char* name;
   TokenizerSpec (*spec)(const GgufVocab&, const std::string&);
 };
-constexpr VocabularyKind kKinds[] = {{"gpt2", byte_level_spec}, {"llama", llama_spec}, {"gemma4", gemma4_spec},
-                                     {"t5", t5_spec},           {"bert", bert_spec}};
+constexpr VocabularyKind kKinds[] = {{"gpt2", byte_level_spec},
+                                     {"llama", llama_spec},
+                                     {"gemma4", gemma4_spec},
+                                     {"t5", t5_spec},
+                                     {"bert", bert_spec}};
 
 }  // namespace
 
@@ -274,8 +293,8 @@ TokenizerSpec spec_from_gguf(const GgufVocab& vocab, const std::string& where) {
     }
     known += (known.empty() ? "" : ", ") + std::string(kind.name);
   }
-  fail(Code::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported (supported: {})", where, vocab.model,
-       known);
+  fail(Code::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported (supported: {})", where,
+       vocab.model, known);
 }
 
 }  // namespace awq

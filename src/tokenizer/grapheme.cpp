@@ -1,5 +1,5 @@
-// Extended grapheme clusters by the rules of UAX #29 (Unicode 15.1), which need a look at two neighbours and a little
-// memory; ICU's BreakIterator would want the text in its own form.
+// Extended grapheme clusters by the rules of UAX #29 (Unicode 15.1), which need a look at two neighbours and
+// a little memory; ICU's BreakIterator would want the text in its own form.
 #include <unicode/uchar.h>
 #include <unicode/uscript.h>
 
@@ -82,10 +82,12 @@ size_t grapheme_end(std::string_view text, size_t pos) {
     const bool extends = here == U_GCB_EXTEND || here == U_GCB_ZWJ;
     const bool joins =
         (last == U_GCB_CR && here == U_GCB_LF) ||
-        (!control && (extends || here == U_GCB_SPACING_MARK ||
-                      (last == U_GCB_PREPEND && here != U_GCB_CONTROL && here != U_GCB_CR && here != U_GCB_LF) ||
-                      in_one_syllable(last, here) || conjunct.continues_with(d) || (last == U_GCB_ZWJ && picture && is_pictographic(d)) ||
-                      (open_flag && here == U_GCB_REGIONAL_INDICATOR)));
+        (!control &&
+         (extends || here == U_GCB_SPACING_MARK ||
+          (last == U_GCB_PREPEND && here != U_GCB_CONTROL && here != U_GCB_CR && here != U_GCB_LF) ||
+          in_one_syllable(last, here) || conjunct.continues_with(d) ||
+          (last == U_GCB_ZWJ && picture && is_pictographic(d)) ||
+          (open_flag && here == U_GCB_REGIONAL_INDICATOR)));
     if (!joins) return pos;
     conjunct.add(d, extends);
     picture = extends ? picture : is_pictographic(d);

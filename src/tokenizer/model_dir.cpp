@@ -1,5 +1,5 @@
-// The tokenizer of a model directory: tokenizer.json, or a SentencePiece model together with what the JSON files
-// beside it say, read as transformers' tokenizers of the Llama family read them.
+// The tokenizer of a model directory: tokenizer.json, or a SentencePiece model together with what the JSON
+// files beside it say, read as transformers' tokenizers of the Llama family read them.
 #include <algorithm>
 #include <array>
 #include <map>
@@ -18,9 +18,10 @@ constexpr std::array kNamedTokens{"bos_token", "eos_token", "unk_token", "sep_to
 constexpr std::array kTokenLists{"additional_special_tokens", "extra_special_tokens"};
 
 // Classes whose ids are those of the SentencePiece model, with <s> in front where the file does not say.
-constexpr std::array kLlamaLike{"LlamaTokenizer",     "LlamaTokenizerFast", "LLaMATokenizer",    "CodeLlamaTokenizer",
-                                "CodeLlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast", "InternLMTokenizer",
-                                "InternLM2Tokenizer", "InternLM2TokenizerFast", "BaichuanTokenizer", "YiTokenizer"};
+constexpr std::array kLlamaLike{"LlamaTokenizer",         "LlamaTokenizerFast",     "LLaMATokenizer",
+                                "CodeLlamaTokenizer",     "CodeLlamaTokenizerFast", "GemmaTokenizer",
+                                "GemmaTokenizerFast",     "InternLMTokenizer",      "InternLM2Tokenizer",
+                                "InternLM2TokenizerFast", "BaichuanTokenizer",      "YiTokenizer"};
 
 // The JSON object in a file, empty where there is none. Owns its parser, which the nodes point into.
 class JsonFile {
@@ -93,7 +94,8 @@ class Neighbours {
     for (const auto& field : decoder->as_object()) {
       const JsonNode n = decoder->child(field.value, field.key);
       const std::string key(field.key);
-      if (key.empty() || key.size() > 9 || !std::all_of(key.begin(), key.end(), [](char c) { return c >= '0' && c <= '9'; }))
+      if (key.empty() || key.size() > 9 ||
+          !std::all_of(key.begin(), key.end(), [](char c) { return c >= '0' && c <= '9'; }))
         n.bad("an id as key");
       add(read_added_token(n, std::stoi(key)));
     }
@@ -183,7 +185,8 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_dir(const fs::path& dir) {
     Neighbours(spec, dir).apply();
     return make_tokenizer(spec, model.string());
   }
-  fail(Code::kNotFound, "{}: expected a tokenizer.json or tokenizer.model in this folder, found none", dir.string());
+  fail(Code::kNotFound, "{}: expected a tokenizer.json or tokenizer.model in this folder, found none",
+       dir.string());
 }
 
 }  // namespace awq

@@ -34,8 +34,8 @@ std::string filtered(std::string_view text, Keep keep) {
   return out;
 }
 
-// As `tokenizers` applies the rules of a SentencePiece model: to short grapheme clusters as a whole, else to each
-// code point; of the rules that match the beginning the shortest replaces all.
+// As `tokenizers` applies the rules of a SentencePiece model: to short grapheme clusters as a whole, else to
+// each code point; of the rules that match the beginning the shortest replaces all.
 std::string apply_charsmap(const Charsmap& charsmap, std::string_view text) {
   constexpr size_t kShortCluster = 6;  // bytes
   std::string out;
@@ -68,8 +68,9 @@ std::string apply_nmt(std::string_view text) {
     const char32_t c = next_code_point(text, pos);
     if ((c >= 0x1 && c <= 0x8) || c == 0xb || (c >= 0xe && c <= 0x1f) || c == 0x7f || c == 0x8f || c == 0x9f)
       continue;
-    const bool space = c == 0x9 || c == 0xa || c == 0xc || c == 0xd || c == 0x1680 || (c >= 0x200b && c <= 0x200f) ||
-                       c == 0x2028 || c == 0x2029 || c == 0x2581 || c == 0xfeff || c == 0xfffd;
+    const bool space = c == 0x9 || c == 0xa || c == 0xc || c == 0xd || c == 0x1680 ||
+                       (c >= 0x200b && c <= 0x200f) || c == 0x2028 || c == 0x2029 || c == 0x2581 ||
+                       c == 0xfeff || c == 0xfffd;
     out += space ? " " : text.substr(begin, pos - begin);
   }
   return out;
@@ -95,7 +96,8 @@ std::string apply_bert(const NormalizerStep& s, std::string_view text) {
     if (apart) out += ' ';
   }
   if (s.strip_accents)
-    out = filtered(normalize_unicode(out, NormalForm::kNfd), [](char32_t c) { return !is_nonspacing_mark(c); });
+    out =
+        filtered(normalize_unicode(out, NormalForm::kNfd), [](char32_t c) { return !is_nonspacing_mark(c); });
   return s.lowercase ? lowercase_unicode(out) : out;
 }
 

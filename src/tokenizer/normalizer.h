@@ -28,8 +28,8 @@ class Normalizer {
   std::vector<Step> steps_;
 };
 
-// What the SentencePiece library makes of a text before its model sees it. `user_defined`: the keys are the symbols
-// of rules.user_defined.
+// What the SentencePiece library makes of a text before its model sees it. `user_defined`: the keys are the
+// symbols of rules.user_defined.
 std::string sentencepiece_normalize(std::string_view text, const SentencePieceRules& rules,
                                     const Charsmap& charsmap, const ByteTrie& user_defined, bool at_start);
 

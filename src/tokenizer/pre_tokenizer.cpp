@@ -126,8 +126,8 @@ std::vector<Part> fixed_parts(std::string_view text, int64_t length) {
   return out;
 }
 
-// As `tokenizers` cuts by scripts: kana count as Han, spaces and code points without a script as what is before them,
-// and what stands before the first script is lost.
+// As `tokenizers` cuts by scripts: kana count as Han, spaces and code points without a script as what is
+// before them, and what stands before the first script is lost.
 std::vector<Part> script_parts(std::string_view text) {
   constexpr int kAny = -1;
   std::vector<Part> out;
@@ -195,7 +195,8 @@ std::vector<Piece> PreTokenizer::split(std::string_view text, bool at_start,
   if (!text.empty()) pieces.push_back({text, at_start});
   for (size_t i = 0; i < steps_.size(); ++i) {
     const PreTokenizerStep& s = steps_[i].spec;
-    if (byte_level_ && i + 1 == steps_.size() && !s.use_regex && !s.add_prefix_space) break;  // changes no piece
+    if (byte_level_ && i + 1 == steps_.size() && !s.use_regex && !s.add_prefix_space)
+      break;  // changes no piece
     next.clear();
     next.reserve(pieces.size() * 2);
     for (const Piece& piece : pieces) apply(steps_[i], i + 1 == steps_.size(), piece, next, owned);
@@ -252,8 +253,8 @@ void PreTokenizer::apply(const Step& step, bool last, const Piece& piece, std::v
       }
       return;
     case PreTokenizerKind::kDelimiter:
-      return append_parts(behave(char_parts(piece.text, is_character(s.replacement)), SplitBehavior::kRemoved),
-                          piece, out);
+      return append_parts(
+          behave(char_parts(piece.text, is_character(s.replacement)), SplitBehavior::kRemoved), piece, out);
     case PreTokenizerKind::kFixedLength:
       return append_parts(fixed_parts(piece.text, s.length), piece, out);
     case PreTokenizerKind::kUnicodeScripts:

@@ -1,5 +1,6 @@
-// The pairs that may be merged in a long word, lowest rank first, then leftmost. One list for each rank that occurs: a
-// heap of all pairs would cost a logarithm and a cache miss for each, which a megabyte without spaces feels.
+// The pairs that may be merged in a long word, lowest rank first, then leftmost. One list for each rank that
+// occurs: a heap of all pairs would cost a logarithm and a cache miss for each, which a megabyte without
+// spaces feels.
 #pragma once
 #include <algorithm>
 #include <cstdint>

@@ -40,7 +40,8 @@ ScoredBpe::ScoredBpe(const ModelSpec& spec, const std::string& where) : TokenMod
   ranks_ = scores.size();
   for (auto& [token, piece] : pieces_) {
     const auto score = static_cast<float>(spec.scores[piece.entry]);
-    piece.rank = static_cast<int32_t>(std::lower_bound(scores.begin(), scores.end(), score, std::greater<>()) - scores.begin());
+    piece.rank = static_cast<int32_t>(
+        std::lower_bound(scores.begin(), scores.end(), score, std::greater<>()) - scores.begin());
   }
 }
 

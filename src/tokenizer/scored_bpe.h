@@ -1,5 +1,6 @@
-// BPE as the SentencePiece library runs it: no list of merges, but a score for each piece. The two neighbours whose
-// joined text is the piece of the highest score are joined, the leftmost first, until no two make a piece.
+// BPE as the SentencePiece library runs it: no list of merges, but a score for each piece. The two neighbours
+// whose joined text is the piece of the highest score are joined, the leftmost first, until no two make a
+// piece.
 #pragma once
 #include "tokenizer/byte_trie.h"
 #include "tokenizer/token_model.h"
@@ -14,7 +15,7 @@ class ScoredBpe final : public TokenModel {
 
  private:
   struct Symbol {
-    std::string_view text;  // empty: joined into its left neighbour
+    std::string_view text;   // empty: joined into its left neighbour
     int32_t previous, next;  // neighbours by index, -1 at the ends
     bool frozen;             // a user-defined symbol stays alone
   };
@@ -23,10 +24,12 @@ class ScoredBpe final : public TokenModel {
     size_t entry;      // of the vocabulary
     bool unused;
   };
-  using Halves = std::unordered_map<int32_t, size_t>;  // id of an unused piece: bytes of the left half it came from
+  using Halves =
+      std::unordered_map<int32_t, size_t>;  // id of an unused piece: bytes of the left half it came from
   void cut(std::string_view word, std::vector<Symbol>& symbols) const;
   void merge(std::vector<Symbol>& symbols, Halves& halves) const;
-  void append(std::string_view text, const Halves& halves, bool& after_unknown, std::vector<int32_t>& ids) const;
+  void append(std::string_view text, const Halves& halves, bool& after_unknown,
+              std::vector<int32_t>& ids) const;
 
   std::unordered_map<std::string, Piece, StringHash, std::equal_to<>> pieces_;  // what merging may make
   ByteTrie user_defined_;

@@ -1,5 +1,6 @@
-// SentencePiece .model -> TokenizerSpec. The format is the message ModelProto of sentencepiece_model.proto in the
-// protocol buffers wire format; a reader of these few fields is smaller than the library and can be bounded.
+// SentencePiece .model -> TokenizerSpec. The format is the message ModelProto of sentencepiece_model.proto in
+// the protocol buffers wire format; a reader of these few fields is smaller than the library and can be
+// bounded.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -13,7 +14,14 @@ namespace awq {
 namespace {
 
 enum ModelType : uint64_t { kUnigram = 1, kBpe = 2, kWord = 3, kChar = 4 };
-enum TokenType : uint64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+enum TokenType : uint64_t {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6
+};
 
 // The fields of one message, in the order they are stored.
 class Message {
@@ -158,7 +166,8 @@ class Checks {
 
   void run() {
     if (proto_.pieces.empty() || proto_.pieces.size() > INT32_MAX)
-      fail(Code::kBadFile, "{}: expected a SentencePiece model with pieces, got {}", where_, proto_.pieces.size());
+      fail(Code::kBadFile, "{}: expected a SentencePiece model with pieces, got {}", where_,
+           proto_.pieces.size());
     for (id_ = 0; id_ < proto_.pieces.size(); ++id_) check(proto_.pieces[id_]);
     if (unknowns_ != 1)
       fail(Code::kBadFile, "{}: expected one piece of type 'unknown', got {}", where_, unknowns_);

@@ -34,11 +34,12 @@ enum class NormalizerKind {
   kBert,
   kSentencePiece
 };
-// What the SentencePiece library does with text before its model sees it (its NormalizerSpec and TrainerSpec).
+// What the SentencePiece library does with text before its model sees it (its NormalizerSpec and
+// TrainerSpec).
 struct SentencePieceRules {
   bool add_dummy_prefix = true, remove_extra_whitespaces = true, escape_whitespaces = true;
-  bool whitespace_as_suffix = false;      // the dummy goes behind the text
-  bool prefix_first_only = false;         // and only where the whole input begins, not behind each added token
+  bool whitespace_as_suffix = false;  // the dummy goes behind the text
+  bool prefix_first_only = false;     // and only where the whole input begins, not behind each added token
   std::vector<std::string> user_defined;  // symbols that are taken as they are
 };
 struct NormalizerStep {
@@ -121,8 +122,8 @@ struct AddedToken {
 
 // kScoredBpe, kCharacter and kWord are SentencePiece's own; the others are models of tokenizer.json.
 enum class ModelKind { kBpe, kUnigram, kWordPiece, kWordLevel, kScoredBpe, kCharacter, kWord };
-// Which pieces of a SentencePiece vocabulary are found in text: normal and user-defined ones; unused ones only on the
-// way to others; reserved ones (unknown, control, bytes) never.
+// Which pieces of a SentencePiece vocabulary are found in text: normal and user-defined ones; unused ones
+// only on the way to others; reserved ones (unknown, control, bytes) never.
 enum class PieceType : uint8_t { kNormal, kUserDefined, kUnused, kReserved };
 
 struct ModelSpec {

@@ -106,7 +106,8 @@ Json pre_tokenizer_json(const PreTokenizerStep& s) {
 Json decoder_json(const DecoderStep& s) {
   switch (s.kind) {
     case DecoderKind::kByteLevel:
-      return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+      return {
+          {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
     case DecoderKind::kReplace:
       return {{"type", "Replace"}, {"pattern", pattern_json(s.pattern)}, {"content", s.content}};
     case DecoderKind::kByteFallback:
@@ -182,7 +183,8 @@ std::string bpe_json(const ModelSpec& m) {
   out += fmt::format(R"(,"fuse_unk":{},"byte_fallback":{},"ignore_merges":{},"vocab":{{)", m.fuse_unk,
                      m.byte_fallback, m.ignore_merges);
   out += vocab_json(m) + "},\n\"merges\":[";
-  // "a b" rather than ["a","b"]: readers before tokenizers 0.20 know only this form. Tokens with spaces have no other.
+  // "a b" rather than ["a","b"]: readers before tokenizers 0.20 know only this form. Tokens with spaces have
+  // no other.
   const bool spaces = std::any_of(m.merges.begin(), m.merges.end(), [](const auto& pair) {
     return (pair.first + pair.second).find(' ') != std::string::npos;
   });

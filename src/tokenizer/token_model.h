@@ -26,8 +26,9 @@ class TokenModel {
   static std::unique_ptr<const TokenModel> make(const ModelSpec& spec, const std::string& where);
   virtual ~TokenModel() = default;
 
-  // Appends the ids of one word, which is not empty. `raw_bytes`: bytes that the byte-level alphabet stands for;
-  // otherwise valid UTF-8. Thread-safe. kUnsupported when text cannot be expressed at all (no unknown token).
+  // Appends the ids of one word, which is not empty. `raw_bytes`: bytes that the byte-level alphabet stands
+  // for; otherwise valid UTF-8. Thread-safe. kUnsupported when text cannot be expressed at all (no unknown
+  // token).
   virtual void encode_word(std::string_view word, bool raw_bytes, std::vector<int32_t>& ids) const = 0;
 
   std::optional<int32_t> id_of(std::string_view token) const {

@@ -177,7 +177,8 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view json, con
   return make_tokenizer(read_tokenizer_json(json, where), where);
 }
 
-std::shared_ptr<const Tokenizer> Tokenizer::from_sentencepiece(std::string_view model, const std::string& where) {
+std::shared_ptr<const Tokenizer> Tokenizer::from_sentencepiece(std::string_view model,
+                                                               const std::string& where) {
   return make_tokenizer(spec_from_sentencepiece(model, where), where);
 }
 

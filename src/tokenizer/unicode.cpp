@@ -3,8 +3,8 @@
 #include <simdjson.h>
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
-#include <unicode/uniset.h>
 #include <unicode/uchar.h>
+#include <unicode/uniset.h>
 #include <unicode/uscript.h>
 #include <unicode/utf8.h>
 
@@ -68,7 +68,8 @@ const icu::Normalizer2* unfiltered(NormalForm form, UErrorCode& error) {
   return nullptr;
 }
 
-// The forms of Unicode 9, which `tokenizers` has: code points that are newer stay, and nothing moves across them.
+// The forms of Unicode 9, which `tokenizers` has: code points that are newer stay, and nothing moves across
+// them.
 const icu::Normalizer2& normalizer(NormalForm form) {
   struct Forms {
     icu::UnicodeSet old;
@@ -147,20 +148,23 @@ bool is_word(char32_t c) {
 
 namespace {
 
-// `tokenizers` reads categories from tables of Unicode 8 (BERT, punctuation) and 9 (accents, normalization), in which
-// later code points are not assigned; and of the older ones some had another category.
+// `tokenizers` reads categories from tables of Unicode 8 (BERT, punctuation) and 9 (accents, normalization),
+// in which later code points are not assigned; and of the older ones some had another category.
 bool is_older_than(char32_t c, uint8_t major) {
   if (c < 0x80) return true;
   UVersionInfo age;
   u_charAge(static_cast<UChar32>(c), age);
   return age[0] < major;
 }
-bool in_category(char32_t c, uint32_t mask) { return (U_MASK(u_charType(static_cast<UChar32>(c))) & mask) != 0; }
+bool in_category(char32_t c, uint32_t mask) {
+  return (U_MASK(u_charType(static_cast<UChar32>(c))) & mask) != 0;
+}
 
 }  // namespace
 
 bool is_punctuation(char32_t c) {
-  if (c < 0x80 && std::string_view("$+<=>^`|~").find(static_cast<char>(c)) != std::string_view::npos) return true;
+  if (c < 0x80 && std::string_view("$+<=>^`|~").find(static_cast<char>(c)) != std::string_view::npos)
+    return true;
   return (in_category(c, U_GC_P_MASK) && is_older_than(c, 9)) || c == 0x166d || c == 0x111c9;
 }
 bool is_mark(char32_t c) {

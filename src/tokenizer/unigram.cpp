@@ -17,12 +17,14 @@ constexpr double kUnknownPenalty = 10.0;  // below the worst piece
 
 }  // namespace
 
-// serde_json, with which `tokenizers` reads its files, rounds the digits to a double and then divides: often one unit
-// in the last place off, which decides ties between sums. Files hold the shortest digits that give a double back.
+// serde_json, with which `tokenizers` reads its files, rounds the digits to a double and then divides: often
+// one unit in the last place off, which decides ties between sums. Files hold the shortest digits that give a
+// double back.
 double score_as_read(double exact) {
   if (!std::isfinite(exact)) return exact;
   char text[32];
-  const auto end = std::to_chars(text, text + sizeof text, std::fabs(exact), std::chars_format::scientific).ptr;
+  const auto end =
+      std::to_chars(text, text + sizeof text, std::fabs(exact), std::chars_format::scientific).ptr;
   uint64_t digits = 0;
   int decimals = 0;
   const char* c = text;
@@ -38,7 +40,8 @@ double score_as_read(double exact) {
   if (std::abs(exponent) > 308) return exact;
   // Read, not computed, so that the powers are exact to the last place.
   const double power = std::strtod(fmt::format("1e{}", std::abs(exponent)).c_str(), nullptr);
-  const double value = exponent < 0 ? static_cast<double>(digits) / power : static_cast<double>(digits) * power;
+  const double value =
+      exponent < 0 ? static_cast<double>(digits) / power : static_cast<double>(digits) * power;
   return std::signbit(exact) ? -value : value;
 }
 
@@ -67,13 +70,14 @@ Unigram::Unigram(const ModelSpec& spec, const std::string& where)
   trie_ = ByteTrie(std::move(entries));
 }
 
-// User-defined symbols beat every piece (SentencePiece 0.2.3; earlier versions had another bonus, and other ties).
+// User-defined symbols beat every piece (SentencePiece 0.2.3; earlier versions had another bonus, and other
+// ties).
 double Unigram::score(int32_t id, size_t length) const {
   return user_defined_[id] ? static_cast<double>(static_cast<float>(length) * 0.1f - 0.1f) : scores_[id];
 }
 
-// ends[i]: the last piece of the best way to cut the first i bytes. Sum: double, or float where sums are rounded as
-// the SentencePiece library does.
+// ends[i]: the last piece of the best way to cut the first i bytes. Sum: double, or float where sums are
+// rounded as the SentencePiece library does.
 template <class Sum>
 void Unigram::best_cuts(std::string_view word, std::vector<Cut>& ends) const {
   constexpr size_t kNone = std::string_view::npos;
@@ -125,7 +129,11 @@ void Unigram::encode_word(std::string_view word, bool raw_bytes, std::vector<int
     const auto& [text, id] = pieces[i];
     bool after_unknown = false;
     // `tokenizers` looks joined unknown text up once more.
-    append_id(text, id >= 0 ? std::optional(id) : sentencepiece_ ? std::nullopt : id_of(text), after_unknown, ids);
+    append_id(text,
+              id >= 0          ? std::optional(id)
+              : sentencepiece_ ? std::nullopt
+                               : id_of(text),
+              after_unknown, ids);
   }
 }
 

@@ -1,6 +1,6 @@
-// Unigram language model (Kudo 2018): of all ways to cut a word into pieces of the vocabulary, the one with the
-// highest sum of log probabilities (Viterbi). Ties and rounding follow `tokenizers` for tokenizer.json and the
-// SentencePiece library for its own models.
+// Unigram language model (Kudo 2018): of all ways to cut a word into pieces of the vocabulary, the one with
+// the highest sum of log probabilities (Viterbi). Ties and rounding follow `tokenizers` for tokenizer.json
+// and the SentencePiece library for its own models.
 #pragma once
 #include "tokenizer/byte_trie.h"
 #include "tokenizer/token_model.h"
@@ -23,7 +23,7 @@ class Unigram final : public TokenModel {
   double score(int32_t id, size_t length) const;
 
   ByteTrie trie_;
-  std::vector<double> scores_;     // by id
+  std::vector<double> scores_;      // by id
   std::vector<bool> user_defined_;  // by id; SentencePiece models only
   bool sentencepiece_;
   double min_score_;

@@ -5,8 +5,9 @@
 
 namespace awq {
 
-// WordPiece (Wu et al. 2016, as BERT uses it): the longest piece that begins the word, then the longest one that
-// continues it, marked by a prefix ("##"). A word that cannot be cut so, or is too long, is unknown as a whole.
+// WordPiece (Wu et al. 2016, as BERT uses it): the longest piece that begins the word, then the longest one
+// that continues it, marked by a prefix ("##"). A word that cannot be cut so, or is too long, is unknown as a
+// whole.
 class WordPiece final : public TokenModel {
  public:
   WordPiece(const ModelSpec& spec, const std::string& where);
@@ -17,8 +18,8 @@ class WordPiece final : public TokenModel {
   size_t longest_word_;  // code points
 };
 
-// kWordLevel: a word is a token or unknown. kCharacter, kWord: SentencePiece's models of characters (and user-defined
-// symbols) and of words, which begin at each U+2581.
+// kWordLevel: a word is a token or unknown. kCharacter, kWord: SentencePiece's models of characters (and
+// user-defined symbols) and of words, which begin at each U+2581.
 class WholeWords final : public TokenModel {
  public:
   WholeWords(const ModelSpec& spec, const std::string& where);

@@ -2,9 +2,10 @@
 //
 //   awq_tokenizer_batch tokenizer.json | vocabulary.model | DIRECTORY | FILE.gguf-vocab.json [time]
 //
-// Reads strings from standard input, each a u32 length and its bytes, and answers each with: u32 count and i32 ids
-// without special tokens, the same with them, and u32 length and bytes of the ids decoded with and without special
-// tokens. All little-endian. With "time" it encodes the strings without answering and prints the seconds of each.
+// Reads strings from standard input, each a u32 length and its bytes, and answers each with: u32 count and
+// i32 ids without special tokens, the same with them, and u32 length and bytes of the ids decoded with and
+// without special tokens. All little-endian. With "time" it encodes the strings without answering and prints
+// the seconds of each.
 #include <bit>
 #include <chrono>
 #include <cstdio>
@@ -33,7 +34,9 @@ awq::GgufVocab read_vocab(const std::string& path) {
   v.token_type = json.at("token_type").get<std::vector<int32_t>>();
   v.scores = json.value("scores", std::vector<float>());
   v.merges = json.value("merges", std::vector<std::string>());
-  const auto id = [&](const char* key) { return json.contains(key) ? std::optional<int32_t>(json[key]) : std::nullopt; };
+  const auto id = [&](const char* key) {
+    return json.contains(key) ? std::optional<int32_t>(json[key]) : std::nullopt;
+  };
   v.bos = id("bos");
   v.eos = id("eos");
   v.unk = id("unk");
@@ -46,7 +49,8 @@ std::shared_ptr<const awq::Tokenizer> open(const std::string& path) {
   if (path.ends_with(".model")) return awq::Tokenizer::from_sentencepiece(awq::read_text_file(path), path);
   if (path.ends_with(".gguf-vocab.json")) {
     const awq::GgufVocab vocab = read_vocab(path);
-    awq::write_file_atomic(path + ".tokenizer.json", awq::tokenizer_files_from_gguf(vocab, 2048, path).tokenizer_json);
+    awq::write_file_atomic(path + ".tokenizer.json",
+                           awq::tokenizer_files_from_gguf(vocab, 2048, path).tokenizer_json);
     return awq::Tokenizer::from_gguf(vocab, path);
   }
   return awq::Tokenizer::from_json(awq::read_text_file(path), path);

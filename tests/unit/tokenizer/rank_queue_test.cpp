@@ -22,7 +22,8 @@ TEST(RankQueue, PopsLikeASortedSet) {
       queue.push(rank, {left});
       expected.emplace(rank, left);
     };
-    for (int i = 0; i < 50; ++i) push(static_cast<int32_t>(random() % 10), static_cast<int32_t>(random() % 100));
+    for (int i = 0; i < 50; ++i)
+      push(static_cast<int32_t>(random() % 10), static_cast<int32_t>(random() % 100));
     const bool drain = round % 3 != 0;  // start() must empty what is left
     for (int i = 0; drain ? !expected.empty() : i < 20; ++i) {
       Entry e{};
@@ -30,7 +31,8 @@ TEST(RankQueue, PopsLikeASortedSet) {
       const auto best = *expected.begin();
       EXPECT_EQ(e.left, best.second);
       expected.erase(expected.begin());
-      if (i < 100 && random() % 2 == 0) push(static_cast<int32_t>(random() % 10), static_cast<int32_t>(random() % 100));
+      if (i < 100 && random() % 2 == 0)
+        push(static_cast<int32_t>(random() % 10), static_cast<int32_t>(random() % 100));
     }
     if (drain) {
       Entry e{};

@@ -1,4 +1,5 @@
-// SentencePiece models: ids and texts equal those of PyPI `sentencepiece`; files that are wrong; model directories.
+// SentencePiece models: ids and texts equal those of PyPI `sentencepiece`; files that are wrong; model
+// directories.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -72,7 +73,8 @@ std::string field(int number, int wire, const std::string& bytes) {
   return out + bytes;
 }
 std::string piece(const std::string& text, int type) {
-  return field(1, 2, field(1, 2, text) + field(2, 5, std::string(4, '\0')) + field(3, 0, {static_cast<char>(type)}));
+  return field(
+      1, 2, field(1, 2, text) + field(2, 5, std::string(4, '\0')) + field(3, 0, {static_cast<char>(type)}));
 }
 
 TEST(SentencePiece, SaysWhatIsWrong) {
@@ -170,7 +172,8 @@ TEST_F(ModelFolder, NeighboursAddTokensAndEnds) {
   EXPECT_EQ(t->id_of("<tool>"), size_);
   EXPECT_EQ(t->id_of("<x>"), size_ + 1);
   EXPECT_FALSE(t->is_special(size_));
-  for (const char* token : {"<x>", "<pad>", "<|im|>", "<unk>"}) EXPECT_TRUE(t->is_special(*t->id_of(token))) << token;
+  for (const char* token : {"<x>", "<pad>", "<|im|>", "<unk>"})
+    EXPECT_TRUE(t->is_special(*t->id_of(token))) << token;
   auto ids = plain_->encode("mill", false);
   ids.insert(ids.begin(), size_);
   ids.push_back(0);
@@ -198,11 +201,13 @@ TEST_F(ModelFolder, ClassesThatChangeIdsAreRefused) {
   }
   write("tokenizer_config.json", {{"added_tokens_decoder", {{"x", {{"content", "<x>"}}}}}});
   EXPECT_THROW(Tokenizer::from_dir(dir_), Error);
-  write("tokenizer_config.json", {{"added_tokens_decoder", {{"3", {{"content", "<x>"}}}}}});  // 3 is another piece
+  write("tokenizer_config.json",
+        {{"added_tokens_decoder", {{"3", {{"content", "<x>"}}}}}});  // 3 is another piece
   EXPECT_THROW(Tokenizer::from_dir(dir_), Error);
 }
 
-// The vocabulary of a GGUF file with scores gives the ids of the model it was made from, and so does what we write.
+// The vocabulary of a GGUF file with scores gives the ids of the model it was made from, and so does what we
+// write.
 TEST(SentencePiece, TheSameVocabularyInGguf) {
   for (const Json& m : fixtures::load("sentencepiece")) {
     if (m["name"] != "bpe, byte fallback") continue;
@@ -234,7 +239,8 @@ TEST(SentencePiece, TheSameVocabularyInGguf) {
       }
     }
     v.add_space_prefix = false;
-    EXPECT_EQ(Tokenizer::from_gguf(v, "m")->decode(Tokenizer::from_gguf(v, "m")->encode("mill", false), true), "mill");
+    EXPECT_EQ(Tokenizer::from_gguf(v, "m")->decode(Tokenizer::from_gguf(v, "m")->encode("mill", false), true),
+              "mill");
   }
 }
 
