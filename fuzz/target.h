@@ -16,7 +16,7 @@ inline void require(bool holds) {
   if (!holds) __builtin_trap();
 }
 
-// Whether `parse` accepted. Errors must be one printable line, and no bug of ours.
+// Whether `parse` accepted. Errors must be short, and no bug of ours; cli/ escapes the text of files in them.
 template <class Parse>
 bool accepts(Parse&& parse) {
   try {
@@ -24,8 +24,7 @@ bool accepts(Parse&& parse) {
     return true;
   } catch (const Error& error) {
     require(error.code() != Code::kInternal);
-    const std::string_view message = error.what();
-    require(message.size() < (size_t{1} << 20) && message.find('\n') == message.npos);
+    require(std::string_view(error.what()).size() < (size_t{1} << 20));
     return false;
   }
 }

@@ -18,6 +18,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/progress_bar.h"
+#include "formats/printable.h"
 
 namespace awq::cli {
 namespace {
@@ -67,8 +68,11 @@ void prepare(Context& context, ProgressBar& bar) {
   });
 }
 
+// One line, whatever text of a file stands in the message: no line breaks and no control sequences for the
+// terminal.
 int fail_with(int status, std::string_view message) {
-  fmt::print(stderr, "awq: error: {}\n", message);
+  constexpr size_t kLongest = 16384;
+  fmt::print(stderr, "awq: error: {}\n", printable(message, kLongest));
   return status;
 }
 

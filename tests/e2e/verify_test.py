@@ -284,7 +284,8 @@ class VerifyTest(TinyCase):
         self.assertIn("no error", done.stdout)
         self.assertIn("vLLM 0.33: rule check, not run", done.stdout)
         self.assertEqual(awq("verify", self.dir / "m", "--target", "vlm").returncode, 2)
-        self.assertEqual(awq("verify", self.dir / "none").returncode, 1)
+        done = awq("verify", self.dir / "no\n\x1b[2Jfile")
+        self.assertEqual((done.returncode, done.stderr.count("\n"), done.stderr.count("\x1b")), (1, 1, 0), done.stderr)
 
 
 if __name__ == "__main__":
