@@ -9,6 +9,9 @@
 #include "base/thread_pool.h"
 #include "model/random_model.h"
 
+// g++ 12 sees only one half of a replaced pair at a time.
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+
 namespace {
 std::atomic<int64_t> allocations{0};
 void* counted(std::size_t n, std::size_t alignment) {
@@ -44,8 +47,8 @@ const nlohmann::ordered_json kConfig = {{"model_type", "llama"},    {"hidden_siz
                                         {"rms_norm_eps", 1e-5},     {"tie_word_embeddings", true},
                                         {"hidden_act", "silu"}};
 
-struct Run {
-  explicit Run(const Model& m) : model(m), cache(m.config(), 2 * kPages, DType::kF16) {
+struct Decoder {
+  explicit Decoder(const Model& m) : model(m), cache(m.config(), 2 * kPages, DType::kF16) {
     for (int32_t i = 0; i < 2 * kPages; ++i) pages.push_back(i);
     logits.resize(2 * static_cast<size_t>(m.config().vocab));
   }
@@ -74,7 +77,7 @@ TEST(Allocation, NoneInADecodingStepAfterWarmUp) {
         LoadOptions options{precision, nullptr};
         options.head_bits = 8;
         const auto model = random_model(kConfig, "config", {.bits = bits, .group = 64}, options);
-        Run run(*model);
+        Decoder run(*model);
         for (int64_t past = 0; past < 40; ++past) run.step(past);
         const int64_t start = allocations;
         for (int64_t past = 40; past < 120; ++past) run.step(past);
