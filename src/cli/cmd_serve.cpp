@@ -6,16 +6,19 @@
 #include <chrono>
 #include <cstdlib>
 #include <ctime>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "base/log.h"
 #include "base/system.h"
+#include "checkpoint/chat_source.h"
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/tokenizer_source.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "runtime/end_ids.h"
 #include "server/api.h"
+#include "text/chat.h"
 
 namespace awq::cli {
 namespace {
@@ -73,6 +76,28 @@ EngineOptions engine_options(const Options& o, const Checkpoint& checkpoint, con
   return e;
 }
 
+// Null when the model has no chat template, or one that is not understood: it then serves completions.
+std::shared_ptr<const ChatRenderer> chat_renderer(const Checkpoint& checkpoint) {
+  try {
+    return std::make_shared<const ChatRenderer>(chat_source(checkpoint));
+  } catch (const Error& error) {
+    log(error.code() == Code::kNotFound ? Level::kInfo : Level::kWarning, "no chat: {}", error.what());
+    return nullptr;
+  }
+}
+
+// The variables of a request, as the server collected them, fitted to the template.
+std::string render(const ChatRenderer& chat, std::string_view variables) {
+  nlohmann::ordered_json context = nlohmann::ordered_json::parse(variables);
+  Conversation c;
+  c.messages = context["messages"].dump();
+  c.add_generation_prompt = context["add_generation_prompt"].get<bool>();
+  if (context.contains("tools")) c.tools = context["tools"].dump();
+  for (const char* own : {"messages", "add_generation_prompt", "tools"}) context.erase(own);
+  c.variables = context.dump();
+  return chat.render(c).text;
+}
+
 server::ServedModel load(const Options& o, const Context& context) {
   const std::filesystem::path path = resolve_model(o.model);
   const auto checkpoint = Checkpoint::open(path);
@@ -81,9 +106,16 @@ server::ServedModel load(const Options& o, const Context& context) {
   LoadOptions weights{precision_named(o.precision), context.report};
   weights.head_bits = o.head_bits;
   const auto model = Model::load(*checkpoint, weights);
-  const EngineOptions engine = engine_options(o, *checkpoint, model->config());
+  EngineOptions engine = engine_options(o, *checkpoint, model->config());
+  if (const auto chat = chat_renderer(*checkpoint)) {
+    if (const auto id = chat->turn_end(*m.tokenizer)) engine.end_ids.push_back(*id);
+    Conversation with_tools;
+    with_tools.tools = "[]";
+    m.template_takes_tools = chat->choose(with_tools).mentions("tools");
+    m.render_chat = [chat](std::string_view variables) { return render(*chat, variables); };
+  }
   m.engine = std::make_shared<Engine>(model, engine);
-  m.end_ids = engine.end_ids.empty() ? model->config().eos : engine.end_ids;
+  m.end_ids = engine.end_ids;
   m.created = std::time(nullptr);
   // The name of the file or folder alone: where it lies is nobody's business.
   m.name = o.name.empty() ? std::filesystem::path(o.model).lexically_normal().filename().string() : o.name;

@@ -47,9 +47,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   asio::awaitable<void> run();
   void close_if_idle() {
-    if (idle_) abort();
+    if (idle_) cut();
   }
-  void abort() {
+  void cut() {
     boost::system::error_code ignored;
     socket_.close(ignored);
     set_gone();
@@ -58,13 +58,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // The answer to request number `serial`, which may come late.
   void push(uint64_t serial, std::string bytes, bool last) {
     if (serial != serial_ || gone_) return;
-    if (out_.size() > shared_->options.unsent_bytes) return abort();
+    if (out_.size() > shared_->options.unsent_bytes) return cut();
     out_ += bytes;
     done_ = done_ || last;
     wake_.cancel();
   }
   void drop(uint64_t serial) {
-    if (serial == serial_ && !done_) abort();
+    if (serial == serial_ && !done_) cut();
   }
   void on_gone(uint64_t serial, std::function<void()> callback) {
     if (serial != serial_ || done_) return;
@@ -255,7 +255,8 @@ void Connection::watch() {
   socket_.async_read_some(asio::buffer(chunk_),
                           [self = shared_from_this()](boost::system::error_code error, size_t n) {
                             self->watching_ = false;
-                            if (error == asio::error::operation_aborted) return void(self->wake_.cancel());
+                            self->wake_.cancel();  // it may be waiting for us to end
+                            if (error == asio::error::operation_aborted) return;
                             if (error) return self->set_gone();
                             self->in_.append(self->chunk_.data(), n);
                             if (self->in_.size() < kPipelinedBytes && !self->done_) self->watch();
@@ -265,8 +266,9 @@ void Connection::watch() {
 asio::awaitable<void> Connection::answer(HttpRequest request) {
   out_.clear();
   done_ = false;
-  const auto reply = [&] { return std::make_shared<Reply>(shared_from_this(), serial_, request.head); }();
-  asio::post(shared_->workers, [handler = &shared_->handler, reply, r = std::move(request)]() mutable {
+  // Nobody but the handler keeps the reply: when it lets go of it without an answer, we learn it.
+  asio::post(shared_->workers, [reply = std::make_shared<Reply>(shared_from_this(), serial_, request.head),
+                                handler = &shared_->handler, r = std::move(request)]() mutable {
     try {
       (*handler)(std::move(r), reply);
     } catch (const std::exception&) {
@@ -350,7 +352,7 @@ asio::awaitable<void> accept(std::shared_ptr<Shared> shared, tcp::acceptor& acce
     if (shared->count >= shared->options.connections) continue;
     const auto connection = std::make_shared<Connection>(shared, std::move(socket));
     asio::co_spawn(shared->io, connection->run(), [connection](std::exception_ptr failure) {
-      if (failure) connection->abort();
+      if (failure) connection->cut();
     });
   }
 }
@@ -390,7 +392,7 @@ class HttpServer::Impl {
     drain();
     asio::post(shared_->io, [this] {
       shared_->stopped = true;
-      for_each([](Connection& c) { c.abort(); });
+      for_each([](Connection& c) { c.cut(); });
     });
     shared_->workers.join();
     thread_.join();
