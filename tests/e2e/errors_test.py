@@ -132,7 +132,7 @@ class FirstErrors(TinyCase):
 
     def test_a_missing_tokenizer(self):
         (self.model / "tokenizer.json").unlink()
-        self.quantize_refused(line="DIR/model: expected a tokenizer.json in this folder, found none")
+        self.quantize_refused(line="DIR/model: expected a tokenizer.json or tokenizer.model in this folder, found none")
 
     def test_a_tokenizer_of_another_model(self):
         tensors = random_tensors({**self.config, "vocab_size": 40})
