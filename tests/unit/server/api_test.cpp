@@ -527,8 +527,9 @@ TEST_F(ApiTest, ThePageComesWithAStrictPolicy) {
     EXPECT_THAT(r->field("Content-Security-Policy"), HasSubstr("default-src 'none'"));
     EXPECT_FALSE(r->body().empty());
     for (const char* other : {"http://", "https://", "//cdn", "innerHTML", "eval("})
-      if (std::string_view(path) != "/markdown.js" && std::string_view(path) != "/")
+      if (std::string_view(path) != "/markdown.js" && std::string_view(path) != "/") {
         EXPECT_EQ(r->body().find(other), std::string::npos) << path << other;
+      }
     EXPECT_EQ(ask(http("GET", path, "", {{"if-none-match", r->field("ETag")}}))->status(), 304);
   }
 }
@@ -561,11 +562,11 @@ TEST(ApiAccess, EveryRouteButHealthNeedsTheKeyHoweverItsPathIsWritten) {
   };
   for (const Route& route : Api::routes())
     for (const char* method : {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "X"})
-      for (const std::string& path :
-           {std::string(route.path), "/" + std::string(route.path), std::string(route.path) + "/",
-            std::string(route.path) + "/.", "/health/.." + std::string(route.path),
-            "/health;" + std::string(route.path), "/health%2f.." + std::string(route.path), "/HEALTH",
-            std::string(route.path) + "%00", "/./health", "/health/", "/%68ealth", "//health"}) {
+      for (const std::string& path : std::initializer_list<std::string>{
+               std::string(route.path), "/" + std::string(route.path), std::string(route.path) + "/",
+               std::string(route.path) + "/.", "/health/.." + std::string(route.path),
+               "/health;" + std::string(route.path), "/health%2f.." + std::string(route.path), "/HEALTH",
+               std::string(route.path) + "%00", "/./health", "/health/", "/%68ealth", "//health"}) {
         const bool open =
             path == "/health" && (std::string_view(method) == "GET" || std::string_view(method) == "HEAD");
         EXPECT_EQ(status(method, path), open ? 200 : 401) << method << ' ' << path;
@@ -625,7 +626,9 @@ TEST(ApiLimits, TooManyWaitingAreRefusedAndTheOthersAnswered) {
     r->wait();
     answered += r->status() == 200;
     refused += r->status() == 429;
-    if (r->status() == 429) EXPECT_EQ(r->field("Retry-After"), "1");
+    if (r->status() == 429) {
+      EXPECT_EQ(r->field("Retry-After"), "1");
+    }
   }
   EXPECT_EQ(answered + refused, 40);
   EXPECT_GE(answered, 3);
