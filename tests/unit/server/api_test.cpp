@@ -455,7 +455,7 @@ TEST_F(ApiTest, RequestsThatAreWrongAreRefusedByField) {
        "the template refuses"},
       {true, {{"top_logprobs", 2}}, "top_logprobs", "only with logprobs"},
       {true, {{"tools", Json::array()}}, "tools", "1 to 128 functions"},
-      {true, {{"tools", {{{"type", "other"}}}}}, "tools", "expected {\\\"type\\\""},
+      {true, {{"tools", {{{"type", "other"}}}}}, "tools", "expected {\"type\""},
       {true, {{"tool_choice", "required"}}, "tool_choice", "there are no tools"},
       {true, {{"chat_template_kwargs", {{"messages", 1}}}}, "chat_template_kwargs", "is set by the server"},
       {true,
@@ -469,8 +469,8 @@ TEST_F(ApiTest, RequestsThatAreWrongAreRefusedByField) {
     SCOPED_TRACE(c.change.dump().substr(0, 100));
     const auto r = post(c.chat ? "/v1/chat/completions" : "/v1/completions", body);
     EXPECT_EQ(r->status(), c.status);
-    EXPECT_THAT(r->body(), HasSubstr(c.message));
     const Json error = r->json()["error"];
+    EXPECT_THAT(error["message"].get<std::string>(), HasSubstr(c.message));
     EXPECT_EQ(error["param"].is_null() ? "" : error["param"].get<std::string>(), c.param);
     EXPECT_EQ(error["type"], "invalid_request_error");
   }
@@ -631,7 +631,8 @@ TEST(ApiLimits, TooManyWaitingAreRefusedAndTheOthersAnswered) {
     }
   }
   EXPECT_EQ(answered + refused, 40);
-  EXPECT_GE(answered, 3);
+  // The two that may wait; a third when the first began before the others came.
+  EXPECT_GE(answered, 2);
   EXPECT_GE(refused, 1);
 }
 
