@@ -9,16 +9,13 @@
 #include "checkpoint/model_card.h"
 #include "checkpoint/tokenizer_source.h"
 #include "quant/job.h"
+#include "quant/request.h"
 #include "text/text_source.h"
 
 namespace awq::python {
 namespace {
 
-// The options of the command line, by its names and in its spelling: they are recorded.
-struct Options {
-  std::string model, output, group = "auto", calib = "builtin", samples = "auto";
-  QuantizeOptions quantize;
-  int64_t seq_len = 512;
+struct Options : QuantizeRequest {
   bool check = true, force = false;
 };
 
@@ -27,45 +24,6 @@ struct Calibration {
   std::string name, sha256;
   std::vector<int32_t> ids;
 };
-
-std::vector<std::pair<std::string, std::string>> manifest_options(const Options& o) {
-  const QuantizeOptions& q = o.quantize;
-  std::vector<std::pair<std::string, std::string>> out = {{"method", q.method},
-                                                          {"quality", q.quality},
-                                                          {"bits", std::to_string(q.bits)},
-                                                          {"group_size", o.group},
-                                                          {"sym", q.symmetric ? "true" : "false"},
-                                                          {"format", q.format},
-                                                          {"dtype", q.dtype},
-                                                          {"samples", o.samples},
-                                                          {"seq_len", std::to_string(o.seq_len)}};
-  for (const std::string& name : q.skip) out.emplace_back("skip", name);
-  return out;
-}
-
-std::string command_line(const Options& o) {
-  const QuantizeOptions& q = o.quantize;
-  std::vector<std::string> argv = {"awq",
-                                   "quantize",
-                                   o.model,
-                                   "-o",
-                                   o.output,
-                                   "--method",
-                                   q.method,
-                                   "--quality",
-                                   q.quality,
-                                   "--bits",
-                                   std::to_string(q.bits),
-                                   "--group-size",
-                                   o.group};
-  if (q.symmetric) argv.emplace_back("--sym");
-  if (q.format != "auto") argv.insert(argv.end(), {"--format", q.format});
-  if (q.dtype != "auto") argv.insert(argv.end(), {"--dtype", q.dtype});
-  argv.insert(argv.end(),
-              {"--calib", o.calib, "--samples", o.samples, "--seq-len", std::to_string(o.seq_len)});
-  for (const std::string& name : q.skip) argv.insert(argv.end(), {"--skip", name});
-  return public_command(argv);
-}
 
 NamedTokens heldout_of(const Tokenizer& tokenizer) {
   const TextSet& text = builtin_heldout();
@@ -84,23 +42,22 @@ struct Quantized {
 std::shared_ptr<Quantized> run(Options o, Calibration calibration, const ProgressFn& progress) {
   const double start = now_seconds();
   auto out = std::make_shared<Quantized>();
-  if (o.group != "auto") o.quantize.group = std::stoi(o.group);
+  o.resolve_group();
   out->source = Checkpoint::open(resolve_model(o.model));
   plan_quantize(*out->source, o.quantize, 0);  // what is wrong with the options comes before the text
   QuantizeJob job;
   job.options = o.quantize;
   job.output = o.output;
   job.force = o.force;
-  if (o.quantize.method != "rtn") {
-    const int64_t samples = o.samples == "auto" ? 128 : std::stoll(o.samples);
+  if (calibrates(o.quantize.method)) {
     job.calibration = {calibration.name, calibration.sha256,
-                       cut_sequences(calibration.ids, o.seq_len, samples)};
+                       cut_sequences(calibration.ids, o.seq_len, o.sample_count())};
     if (job.calibration.sequences.tokens() == 0)
       fail(Code::kBadArgument, "calibration text {}: expected text, got none", calibration.name);
   }
   if (o.check) job.heldout = heldout_of(*load_tokenizer(*out->source));
   job.manifest_options = manifest_options(o);
-  job.command = command_line(o);
+  job.command = quantize_command(o, o.output);
   out->result = run_quantize(*out->source, job, progress);
   out->options = std::move(o);
   out->seconds = now_seconds() - start;
@@ -115,15 +72,13 @@ void publish(const Quantized& done, const std::string& output, int64_t shard_byt
   WriterOptions options;
   options.shard_bytes = shard_bytes;
   options.force = force;
-  Options named = done.options;
-  named.output = output;
   Manifest manifest = done.result.manifest;
   CardFacts card;
   card.name = public_name(output);
   card.base_model = manifest.source.name;
   card.license = done.source->license();
   card.bits_per_weight = done.result.plan.bits_per_weight;
-  card.command = command_line(named);
+  card.command = quantize_command(done.options, output);
 
   CheckpointWriter writer(output, plan, options);
   for (const OutputTensor& tensor : plan.tensors) {
@@ -236,7 +191,7 @@ void bind_quantize(nb::module_& m) {
       nb::arg("progress").none());
   m.def("plan", [](const nb::dict& given) {
     Options o = options_from(given);
-    if (o.group != "auto") o.quantize.group = std::stoi(o.group);
+    o.resolve_group();
     const QuantizePlan plan = plan_quantize(*Checkpoint::open(resolve_model(o.model)), o.quantize, 0);
     nb::dict out;
     out["scheme"] = plan.scheme.text();

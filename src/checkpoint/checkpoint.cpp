@@ -6,6 +6,7 @@
 #include "base/progress.h"
 #include "base/sha256.h"
 #include "checkpoint/finite_scan.h"
+#include "checkpoint/packed_config.h"
 #include "checkpoint/sources.h"
 #include "formats/printable.h"
 
@@ -69,16 +70,20 @@ Tensor Checkpoint::load_f32(std::string_view name, const Shape& shape) const {
 }
 
 bool Checkpoint::is_quantized(std::string_view module) const {
-  return awq() && has(std::string(module) + ".qweight");
+  return packing() && has(std::string(module) + std::string(form_marker(packing()->form)));
 }
 
 QuantWeight Checkpoint::load_quant(std::string_view module) const {
   const std::string name(module);
-  if (!awq()) fail(Code::kNotFound, "{}: '{}' is not quantized", path().string(), printable(module));
-  const Tensor qweight = load(name + ".qweight"), qzeros = load(name + ".qzeros"),
-               scales = load(name + ".scales");
-  return decode_awq_gemm(qweight, qzeros, scales, awq()->group_size,
-                         find(name + ".qweight")->file.string() + ": " + printable(module));
+  if (!is_quantized(module)) fail(Code::kNotFound, "{}: '{}' is not quantized", path().string(), printable(module));
+  const std::string marker = name + std::string(form_marker(packing()->form));
+  const PartSource parts{[&](std::string_view suffix) { return has(name + std::string(suffix)); },
+                         [&](std::string_view suffix) { return load(name + std::string(suffix)); }};
+  return decode_weight(packing()->form, parts, packing()->hints, find(marker)->file.string() + ": " + printable(module));
+}
+
+int64_t Checkpoint::weights_in(const StoredTensor& tensor) const {
+  return packing() ? packed_weights(*packing(), tensor) : numel(tensor.shape);
 }
 
 const StoredTensor* ListedCheckpoint::find(std::string_view name) const {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tensor/tensor.h"
+#include "weights/packing.h"
 #include "weights/quant_weight.h"
 
 namespace awq {
@@ -35,6 +36,13 @@ struct AwqConfig {
   bool zero_point = true;
   std::string version = "gemm";
   std::vector<std::string> modules_to_not_convert;
+};
+
+// How the quantized linears of a checkpoint are stored, whoever wrote them (docs/formats.md, section j).
+struct PackedConfig {
+  StoredForm form = StoredForm::kAwqGemm;
+  FormHints hints;
+  std::vector<std::string> left_dense;  // modules or patterns, as the configuration names them
 };
 
 // What a source that is itself quantized is called: {"Q4_1", 5.0}.
@@ -72,7 +80,11 @@ class Checkpoint {
   void require_shape(std::string_view name, const Shape& shape) const;
 
   virtual const std::optional<AwqConfig>& awq() const = 0;
-  // Whether the linear `module` ("model.layers.0.mlp.up_proj") is stored quantized (has <module>.qweight).
+  // Of every quantized checkpoint whose linears load_quant can read, AWQ's too; empty for dense ones and for GGUF.
+  virtual const std::optional<PackedConfig>& packing() const = 0;
+  // Weights a stored tensor holds: its elements, those its words pack, none for scales and the like beside packed ones.
+  int64_t weights_in(const StoredTensor& tensor) const;
+  // Whether the linear `module` ("model.layers.0.mlp.up_proj") is stored quantized.
   bool is_quantized(std::string_view module) const;
   QuantWeight load_quant(std::string_view module) const;
 

@@ -59,7 +59,7 @@ class GgufCheckpoint : public ListedCheckpoint {
     return tensor;
   }
 
-  SourceFormat format() const override { return describe_format(tensors_, awq_); }
+  SourceFormat format() const override { return describe_format(tensors_, packing_); }
   std::string fingerprint() const override {
     return fingerprint_tensors(*this, [&](const StoredTensor& t) -> const MappedFile& {
       return *gguf_->files()[gguf_->find(t.stored_name)->file];

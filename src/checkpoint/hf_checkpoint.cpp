@@ -7,6 +7,7 @@
 #include "base/system.h"
 #include "checkpoint/awq_config.h"
 #include "checkpoint/json_file.h"
+#include "checkpoint/packed_config.h"
 #include "checkpoint/scaled_floats.h"
 #include "checkpoint/shard_index.h"
 #include "checkpoint/side_files.h"
@@ -50,8 +51,11 @@ class HfCheckpoint : public ListedCheckpoint {
     scaled_ = read_scaled_floats(config_, (dir_ / "config.json").string());
     name_packed_floats();
     index_tensors();
-    if (!scaled_) read_quantization();
-    if (awq_ && awq_->modules_to_not_convert.empty()) awq_->modules_to_not_convert = dense_modules();
+    if (scaled_) return;
+    read_quantization();
+    if (!awq_) return;
+    if (awq_->modules_to_not_convert.empty()) awq_->modules_to_not_convert = dense_modules();
+    packing_ = PackedConfig{StoredForm::kAwqGemm, {awq_->bits, awq_->group_size}, awq_->modules_to_not_convert};
   }
 
   const fs::path& path() const override { return dir_; }
@@ -68,7 +72,7 @@ class HfCheckpoint : public ListedCheckpoint {
   }
 
   SourceFormat format() const override {
-    SourceFormat format = describe_format(tensors_, awq_);
+    SourceFormat format = describe_format(tensors_, packing_);
     if (scaled_ && format.quantized) format.name = scaled_->name;
     return format;
   }
@@ -166,6 +170,8 @@ class HfCheckpoint : public ListedCheckpoint {
     const auto packed = std::find_if(tensors_.begin(), tensors_.end(),
                                      [](const StoredTensor& t) { return t.name.ends_with(".qweight"); });
     const bool has_packed = packed != tensors_.end();
+    packing_ = read_packed_config(dir_, config_, has_packed);
+    if (packing_) return require_marked();
     awq_ = read_awq_config(dir_, config_, has_packed);
     if (awq_ && !has_packed)
       fail(Code::kBadFile, "{}: quantization_config says awq, but no tensor is named *.qweight",
@@ -173,6 +179,14 @@ class HfCheckpoint : public ListedCheckpoint {
     if (!awq_ && has_packed)
       fail(Code::kUnsupported, "{}: tensor '{}' is packed, but no quantization_config says how",
            packed->file.string(), printable(packed->name));
+  }
+
+  void require_marked() const {
+    const std::string_view marker = form_marker(packing_->form);
+    for (const StoredTensor& t : tensors_)
+      if (t.name.ends_with(marker)) return;
+    fail(Code::kBadFile, "{}: quantization_config says {}, but no tensor is named *{}", (dir_ / "config.json").string(),
+         form_name(packing_->form), marker);
   }
 
   // What an AWQ checkpoint without a list of exceptions left dense: matrices other than the embedding.

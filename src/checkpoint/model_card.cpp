@@ -33,6 +33,10 @@ std::string bits_of(const std::string& scheme) {
 
 std::string method_text(const std::string& method) {
   if (method == "rtn") return "rounding to nearest";
+  if (method == "gptq") return "GPTQ ([Frantar et al., ICLR 2023](https://arxiv.org/abs/2210.17323))";
+  if (method == "nf4") return "NF4 ([Dettmers et al., 2023](https://arxiv.org/abs/2305.14314))";
+  if (method == "smoothquant") return "SmoothQuant ([Xiao et al., ICML 2023](https://arxiv.org/abs/2211.10438))";
+  if (method == "llm-int8") return "LLM.int8 ([Dettmers et al., 2022](https://arxiv.org/abs/2208.07339))";
   if (method == "awq" || method == "autoawq")
     return "Activation-aware Weight Quantization ([Lin et al., MLSys "
            "2024](https://arxiv.org/abs/2306.00978))";
@@ -49,16 +53,24 @@ std::string front_matter(const CardFacts& facts, const Manifest& m) {
   return out + "- quantized\n---\n\n";
 }
 
+std::string form_text(const std::string& format) {
+  if (format == "gemm")
+    return ". The files are in AutoAWQ's \"gemm\" layout, which vLLM, SGLang and transformers load as it is.\n\n";
+  if (format == "gptq" || format == "gptq-v2") return ". The files are in GPTQ's layout, " + code(format) + ".\n\n";
+  if (format == "pack-quantized" || format == "int-quantized")
+    return ". The files are in the layout of compressed-tensors, " + code(format) + ", which vLLM and SGLang load as it is.\n\n";
+  if (format == "bnb-nf4" || format == "bnb-int8")
+    return ". The files are in the layout of bitsandbytes, which transformers loads with that package.\n\n";
+  return ". The rounded weights are stored as plain tensors, so the files are as large as unquantized ones.\n\n";
+}
+
 std::string what_it_is(const CardFacts& facts, const Manifest& m) {
   std::string out =
       fmt::format("# {}\n\n{}, quantized by {}: {} linear layers at {}", facts.name, code(facts.base_model),
                   method_text(m.method), m.layers.size(), code(m.scheme));
   if (facts.bits_per_weight > 0)
     out += fmt::format(", {:.2f} bits per weight with scales and zero points", facts.bits_per_weight);
-  out += is_gemm(m) ? ". The files are in AutoAWQ's \"gemm\" layout, which vLLM, SGLang and transformers "
-                      "load as it is.\n\n"
-                    : ". The rounded weights are stored as plain tensors, so the files are as large as "
-                      "unquantized ones.\n\n";
+  out += form_text(m.format);
   if (!m.source.format.empty()) out += fmt::format("The source was stored as {}.\n\n", m.source.format);
   return out;
 }
@@ -89,6 +101,14 @@ std::string provenance(const CardFacts& facts, const Manifest& m) {
   return out + "\n";
 }
 
+// What transformers asks for beside itself.
+std::string packages_of(const std::string& format) {
+  if (format == "gemm" || format == "gptq" || format == "gptq-v2") return "the packages `gptqmodel` and `accelerate`";
+  if (format == "pack-quantized" || format == "int-quantized") return "the package `compressed-tensors`";
+  if (format == "bnb-nf4" || format == "bnb-int8") return "the packages `bitsandbytes` and `accelerate`";
+  return "";
+}
+
 std::string how_to_load(const CardFacts& facts, const Manifest& m) {
   std::string out = "## How to run it\n\n```sh\n";
   out +=
@@ -98,7 +118,8 @@ std::string how_to_load(const CardFacts& facts, const Manifest& m) {
       "tokenizer = AutoTokenizer.from_pretrained(\"./{0}\")\n"
       "model = AutoModelForCausalLM.from_pretrained(\"./{0}\", device_map=\"auto\")\n```\n",
       facts.name);
-  if (is_gemm(m)) out += "\ntransformers needs the packages `gptqmodel` and `accelerate` for this format.\n";
+  if (const std::string packages = packages_of(m.format); !packages.empty())
+    out += fmt::format("\ntransformers needs {} for this format.\n", packages);
   return out;
 }
 

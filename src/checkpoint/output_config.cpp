@@ -72,6 +72,91 @@ ordered_json quantized_config(const ordered_json& source, const AwqConfig& awq, 
   return config;
 }
 
+namespace {
+
+ordered_json gptq_settings(const OutputQuantization& q) {
+  // Groups are static, whatever the order the codes were chosen in: nothing is reordered (desc_act).
+  return {{"quant_method", "gptq"},
+          {"bits", q.scheme.bits},
+          {"group_size", q.scheme.group},
+          {"desc_act", false},
+          {"static_groups", true},
+          {"sym", q.scheme.zero == ZeroKind::kNone},
+          {"lm_head", false},
+          {"checkpoint_format", q.form == StoredForm::kGptq ? "gptq" : "gptq_v2"},
+          {"pack_dtype", "int32"},
+          {"modules_in_block_to_quantize", nullptr}};
+}
+
+ordered_json compressed_tensors_settings(const OutputQuantization& q) {
+  const Scheme& s = q.scheme;
+  const bool grouped = s.group > 0;
+  const char* format = form_name(q.form);
+  ordered_json weights = {{"num_bits", s.bits},
+                          {"type", "int"},
+                          {"symmetric", s.zero == ZeroKind::kNone},
+                          {"strategy", grouped ? "group" : "channel"},
+                          {"group_size", grouped ? ordered_json(s.group) : ordered_json(nullptr)},
+                          {"dynamic", false}};
+  ordered_json activations = nullptr;
+  if (s.activations == Activations::kInt8Token)
+    activations = {{"num_bits", 8}, {"type", "int"}, {"symmetric", true}, {"strategy", "token"}, {"dynamic", true}};
+  return {{"quant_method", "compressed-tensors"},
+          {"format", format},
+          {"quantization_status", "compressed"},
+          {"ignore", q.left_dense},
+          {"kv_cache_scheme", nullptr},
+          {"global_compression_ratio", nullptr},
+          {"config_groups",
+           {{"group_0",
+             {{"targets", {"Linear"}},
+              {"format", format},
+              {"weights", std::move(weights)},
+              {"input_activations", std::move(activations)},
+              {"output_activations", nullptr}}}}}};
+}
+
+ordered_json bitsandbytes_settings(const OutputQuantization& q, DType dtype) {
+  const bool nf4 = q.form == StoredForm::kBnbNf4;
+  return {{"quant_method", "bitsandbytes"},
+          {"load_in_4bit", nf4},
+          {"load_in_8bit", !nf4},
+          {"bnb_4bit_quant_type", nf4 ? "nf4" : "fp4"},
+          {"bnb_4bit_use_double_quant", nf4},
+          {"bnb_4bit_compute_dtype", torch_name(dtype)},
+          {"bnb_4bit_quant_storage", "uint8"},
+          {"llm_int8_threshold", nf4 ? 6.0 : static_cast<double>(q.scheme.outlier_threshold)},
+          {"llm_int8_has_fp16_weight", false},
+          {"llm_int8_enable_fp32_cpu_offload", false},
+          {"llm_int8_skip_modules", q.left_dense}};
+}
+
+ordered_json settings_of(const OutputQuantization& q, DType dtype) {
+  switch (q.form) {
+    case StoredForm::kGptq:
+    case StoredForm::kGptqV2:
+      return gptq_settings(q);
+    case StoredForm::kPackQuantized:
+    case StoredForm::kIntQuantized:
+      return compressed_tensors_settings(q);
+    default:
+      return bitsandbytes_settings(q, dtype);
+  }
+}
+
+}  // namespace
+
+ordered_json packed_config(const ordered_json& source, const OutputQuantization& q, DType dtype) {
+  if (q.form == StoredForm::kAwqGemm)
+    return quantized_config(source, {.bits = q.scheme.bits, .group_size = q.scheme.group, .modules_to_not_convert = q.left_dense}, dtype);
+  check_object(source);
+  ordered_json config = source;
+  remove_foreign(config, /*keep_place=*/true);
+  set_dtype(config, dtype);
+  config["quantization_config"] = settings_of(q, dtype);
+  return config;
+}
+
 ordered_json dense_config(const ordered_json& source, DType dtype) {
   check_object(source);
   ordered_json config = source;

@@ -13,6 +13,14 @@ namespace awq {
 nlohmann::ordered_json quantized_config(const nlohmann::ordered_json& source, const AwqConfig& awq,
                                         DType dtype);
 
+// The same for any stored form.
+struct OutputQuantization {
+  StoredForm form = StoredForm::kAwqGemm;
+  Scheme scheme;
+  std::vector<std::string> left_dense;  // full names of linears that stay plain
+};
+nlohmann::ordered_json packed_config(const nlohmann::ordered_json& source, const OutputQuantization& quantization, DType dtype);
+
 // The same for an output of plain tensors (F32, F16 or BF16): no quantization_config.
 nlohmann::ordered_json dense_config(const nlohmann::ordered_json& source, DType dtype);
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "checkpoint/packed_config.h"
+
 namespace awq {
 namespace {
 
@@ -19,22 +21,19 @@ bool is_scale(const std::string& name) {
 
 }  // namespace
 
-SourceFormat describe_format(const std::vector<StoredTensor>& tensors, const std::optional<AwqConfig>& awq) {
+SourceFormat describe_format(const std::vector<StoredTensor>& tensors, const std::optional<PackedConfig>& packing) {
   std::map<std::string, double> weights_of;  // by dtype
   double weights = 0, bits = 0;
   bool packed = false;
   for (const StoredTensor& t : tensors) {
     if (!in_layer(t.name)) continue;
-    if (t.name.ends_with(".weight") && t.shape.size() >= 2) {
-      const double n = static_cast<double>(numel(t.shape));
-      weights_of[t.dtype] += n;
+    const bool part = packing && is_packed_part(*packing, t.name, t.dtype);
+    if (part || (t.name.ends_with(".weight") && t.shape.size() >= 2)) {
+      const double n = static_cast<double>(packing ? packed_weights(*packing, t) : numel(t.shape));
+      if (!part) weights_of[t.dtype] += n;
       weights += n;
       bits += 8.0 * static_cast<double>(t.bytes);
-    } else if (awq &&
-               (t.name.ends_with(".qweight") || t.name.ends_with(".qzeros") || t.name.ends_with(".scales"))) {
-      if (t.name.ends_with(".qweight")) weights += static_cast<double>(numel(t.shape)) * 32 / awq->bits;
-      bits += 8.0 * static_cast<double>(t.bytes);
-      packed = true;
+      packed |= part;
     } else if (is_scale(t.name)) {
       bits += 8.0 * static_cast<double>(t.bytes);
     }
@@ -43,7 +42,7 @@ SourceFormat describe_format(const std::vector<StoredTensor>& tensors, const std
   if (weights > 0) format.bits_per_weight = bits / weights;
   if (packed) {
     format.quantized = true;
-    format.name = fmt::format("AWQ w{} g{}", awq->bits, awq->group_size);
+    format.name = packing_name(*packing);
     return format;
   }
   std::vector<std::pair<std::string, double>> types(weights_of.begin(), weights_of.end());

@@ -10,6 +10,6 @@ namespace awq {
 // Over the linear weights of the layers: matrices (and stacks of them) named "...layers.N...weight", and
 // AWQ's qweight/qzeros/scales. Embeddings and the head are left out, as in the sizes people quote for a
 // format.
-SourceFormat describe_format(const std::vector<StoredTensor>& tensors, const std::optional<AwqConfig>& awq);
+SourceFormat describe_format(const std::vector<StoredTensor>& tensors, const std::optional<PackedConfig>& packing);
 
 }  // namespace awq

@@ -24,6 +24,7 @@ class ListedCheckpoint : public Checkpoint {
   const std::vector<StoredTensor>& tensors() const final { return tensors_; }
   const StoredTensor* find(std::string_view name) const final;
   const std::optional<AwqConfig>& awq() const final { return awq_; }
+  const std::optional<PackedConfig>& packing() const final { return packing_; }
 
  protected:
   // Once the list is complete. kBadFile when two tensors have one name.
@@ -33,6 +34,7 @@ class ListedCheckpoint : public Checkpoint {
   nlohmann::ordered_json config_;
   std::vector<StoredTensor> tensors_;
   std::optional<AwqConfig> awq_;
+  std::optional<PackedConfig> packing_;  // never of a GGUF: its own types are no packed linears
 
  private:
   std::unordered_map<std::string_view, size_t> index_;  // keys point into tensors_

@@ -19,12 +19,7 @@ using Json = nlohmann::ordered_json;
 // Parameters of the model, packed codes counted as the weights they hold.
 int64_t parameters(const Checkpoint& checkpoint) {
   int64_t total = 0;
-  for (const StoredTensor& t : checkpoint.tensors()) {
-    if (t.name.ends_with(".qweight") && checkpoint.awq())
-      total += numel(t.shape) * (32 / checkpoint.awq()->bits);
-    else if (!t.name.ends_with(".qzeros") && !t.name.ends_with(".scales"))
-      total += numel(t.shape);
-  }
+  for (const StoredTensor& t : checkpoint.tensors()) total += checkpoint.weights_in(t);
   return total;
 }
 
@@ -70,20 +65,30 @@ std::string joined(const std::vector<std::string>& words) {
   return text;
 }
 
-std::string quantization_text(const AwqConfig& awq) {
-  std::string text = fmt::format("AWQ {}, {} bits, group size {}, {}", awq.version, awq.bits, awq.group_size,
-                                 awq.zero_point ? "with zero points" : "symmetric");
-  if (!awq.modules_to_not_convert.empty()) text += ", not " + joined(awq.modules_to_not_convert);
+std::string quantization_text(const Checkpoint& checkpoint) {
+  const PackedConfig& packing = *checkpoint.packing();
+  std::string text = checkpoint.format().name;
+  if (const auto& awq = checkpoint.awq())
+    text = fmt::format("AWQ {}, {} bits, group size {}, {}", awq->version, awq->bits, awq->group_size,
+                       awq->zero_point ? "with zero points" : "symmetric");
+  if (!packing.left_dense.empty()) text += ", not " + joined(packing.left_dense);
   return text;
 }
 
-Json quantization_json(const AwqConfig& awq) {
-  return {{"method", "awq"},
-          {"version", awq.version},
-          {"bits", awq.bits},
-          {"group_size", awq.group_size},
-          {"zero_point", awq.zero_point},
-          {"modules_to_not_convert", awq.modules_to_not_convert}};
+Json quantization_json(const Checkpoint& checkpoint) {
+  if (!checkpoint.packing()) return {};
+  const PackedConfig& packing = *checkpoint.packing();
+  if (const auto& awq = checkpoint.awq())
+    return {{"method", "awq"},
+            {"version", awq->version},
+            {"bits", awq->bits},
+            {"group_size", awq->group_size},
+            {"zero_point", awq->zero_point},
+            {"modules_to_not_convert", awq->modules_to_not_convert}};
+  return {{"form", form_name(packing.form)},
+          {"bits", packing.hints.bits},
+          {"group_size", packing.hints.group},
+          {"modules_to_not_convert", packing.left_dense}};
 }
 
 Json model_json(const ModelConfig& c) {
@@ -106,7 +111,7 @@ void print_as_json(const Checkpoint& checkpoint, const ModelConfig& config, cons
                {"bytes", stored_bytes(checkpoint)},
                {"tensors", checkpoint.tensors().size()}};
   json.update(model_json(config));
-  json["quantization"] = checkpoint.awq() ? quantization_json(*checkpoint.awq()) : Json();
+  json["quantization"] = quantization_json(checkpoint);
   json["license"] = checkpoint.license();
   if (tensors) {
     json["tensor_list"] = Json::array();
@@ -143,9 +148,9 @@ void print_summary(const Checkpoint& checkpoint, const ModelConfig& c, const std
   line("size", fmt::format("{} in {} tensors, {:.2f} bits per weight of the linears",
                            human_bytes(static_cast<double>(stored_bytes(checkpoint))),
                            checkpoint.tensors().size(), format.bits_per_weight));
-  line("quantization", checkpoint.awq()   ? quantization_text(*checkpoint.awq())
-                       : format.quantized ? format.name
-                                          : "none");
+  line("quantization", checkpoint.packing() ? quantization_text(checkpoint)
+                       : format.quantized   ? format.name
+                                            : "none");
   if (!checkpoint.license().empty()) line("license", checkpoint.license());
 }
 

@@ -17,6 +17,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "quant/job.h"
+#include "quant/request.h"
 #include "text/chat.h"
 #include "text/text_source.h"
 
@@ -30,17 +31,9 @@ using Json = nlohmann::ordered_json;
 constexpr double kPoorKl = 0.25;
 constexpr int64_t kFewTokens = 4096;
 
-struct Options {
-  std::string model, output, group = "auto", calib = "builtin", samples = "auto";
-  QuantizeOptions quantize;
-  int64_t seq_len = 512;
+struct Options : QuantizeRequest {
   bool no_check = false, dry_run = false, force = false, resume = false, restart = false;
 };
-
-int64_t sample_count(const std::string& samples) {
-  if (samples == "auto") return 128;
-  return std::stoll(samples);
-}
 
 std::string default_output(const std::filesystem::path& model) {
   std::string name = public_name(model);
@@ -63,7 +56,7 @@ NamedTokens calibration_of(const Options& o, const Checkpoint& checkpoint, const
     return conversation_text(*chat, record);
   };
   NamedTokens calibration = tokens_of(load_text(o.calib, Builtin::kCalibration, conversation), tokenizer,
-                                      o.seq_len, sample_count(o.samples));
+                                      o.seq_len, o.sample_count());
   if (calibration.sequences.tokens() == 0)
     fail(Code::kBadArgument, "--calib {}: expected text, got none", o.calib);
   if (calibration.sequences.tokens() < kFewTokens)
@@ -121,7 +114,7 @@ void warn_about_source(const Checkpoint& checkpoint) {
 
 int dry_run(const Context& context, const Options& o, const Checkpoint& checkpoint,
             const std::string& output) {
-  const int64_t calibration = o.quantize.method == "rtn" ? 0 : sample_count(o.samples) * o.seq_len;
+  const int64_t calibration = !calibrates(o.quantize.method) ? 0 : o.sample_count() * o.seq_len;
   const int64_t heldout = o.no_check ? 0 : kHeldoutSeqLen * kHeldoutSequences;
   const QuantizePlan plan = plan_quantize(checkpoint, o.quantize, calibration + 2 * heldout);
   warn_about_source(checkpoint);
@@ -213,7 +206,8 @@ void print_summary(const JobResult& r, const std::string& output, double seconds
                     "({:+.1f} %)   worst: {}",
                     c->kl, c->kl_ci95, 100 * c->top1_agreement, c->perplexity_source, c->perplexity,
                     100 * (c->perplexity / c->perplexity_source - 1), short_module(r.worst)));
-  const bool loads = r.plan.format == "gemm";
+  const bool loads =
+      r.plan.form && *r.plan.form != StoredForm::kBnbNf4 && *r.plan.form != StoredForm::kBnbInt8;
   const bool bare = output.find('/') == std::string::npos;
   print_line(fmt::format("next   awq generate {} -p …{}", output,
                          loads ? fmt::format("   |   vllm serve {}{}", bare ? "./" : "", output) : ""));
@@ -234,46 +228,9 @@ void advise(const Options& o, const JobResult& r) {
       r.quantized.check->kl, advice);
 }
 
-std::vector<std::pair<std::string, std::string>> manifest_options(const Options& o) {
-  std::vector<std::pair<std::string, std::string>> out = {{"method", o.quantize.method},
-                                                          {"quality", o.quantize.quality},
-                                                          {"bits", std::to_string(o.quantize.bits)},
-                                                          {"group_size", o.group},
-                                                          {"sym", o.quantize.symmetric ? "true" : "false"},
-                                                          {"format", o.quantize.format},
-                                                          {"dtype", o.quantize.dtype},
-                                                          {"samples", o.samples},
-                                                          {"seq_len", std::to_string(o.seq_len)}};
-  for (const std::string& name : o.quantize.skip) out.emplace_back("skip", name);
-  return out;
-}
-
-std::string command_line(const Options& o, const std::string& output) {
-  std::vector<std::string> argv = {"awq",
-                                   "quantize",
-                                   o.model,
-                                   "-o",
-                                   output,
-                                   "--method",
-                                   o.quantize.method,
-                                   "--quality",
-                                   o.quantize.quality,
-                                   "--bits",
-                                   std::to_string(o.quantize.bits),
-                                   "--group-size",
-                                   o.group};
-  if (o.quantize.symmetric) argv.emplace_back("--sym");
-  if (o.quantize.format != "auto") argv.insert(argv.end(), {"--format", o.quantize.format});
-  if (o.quantize.dtype != "auto") argv.insert(argv.end(), {"--dtype", o.quantize.dtype});
-  argv.insert(argv.end(),
-              {"--calib", o.calib, "--samples", o.samples, "--seq-len", std::to_string(o.seq_len)});
-  for (const std::string& name : o.quantize.skip) argv.insert(argv.end(), {"--skip", name});
-  return public_command(argv);
-}
-
 int run(const Context& context, Options o) {
   const double start = now_seconds();
-  if (o.group != "auto") o.quantize.group = std::stoi(o.group);
+  o.resolve_group();
   const std::filesystem::path model = resolve_model(o.model);
   const auto checkpoint = Checkpoint::open(model);
   const std::string output = o.output.empty() ? default_output(model) : o.output;
@@ -294,10 +251,10 @@ int run(const Context& context, Options o) {
   job.output = output;
   job.force = o.force;
   job.start = o.resume ? JobStart::kResume : o.restart ? JobStart::kRestart : JobStart::kContinue;
-  if (o.quantize.method != "rtn") job.calibration = calibration_of(o, *checkpoint, *tokenizer);
+  if (calibrates(o.quantize.method)) job.calibration = calibration_of(o, *checkpoint, *tokenizer);
   if (!o.no_check) job.heldout = tokens_of(builtin_heldout(), *tokenizer, kHeldoutSeqLen, kHeldoutSequences);
   job.manifest_options = manifest_options(o);
-  job.command = command_line(o, output);
+  job.command = quantize_command(o, output);
   const JobResult result = run_quantize(*checkpoint, job, context.report);
   const double seconds = now_seconds() - start;
   if (context.json) {
@@ -331,16 +288,17 @@ void add_quantize(CLI::App& app, Context& context) {
       ->type_name("MODEL");
   command.add_option("-o,--output", o->output, "output directory (default ./NAME-awq)")->type_name("DIR");
   command
-      .add_option("--method", o->quantize.method,
-                  "awq|rtn: searched scales and ranges, or rounding to nearest")
-      ->check(one_of({"awq", "rtn"}))
+      .add_option("--method", o->quantize.method, "awq (default)|autoawq|gptq|rtn|nf4|smoothquant|llm-int8")
+      ->check(one_of({"awq", "autoawq", "gptq", "rtn", "nf4", "smoothquant", "llm-int8"}))
       ->type_name("NAME");
   command
       .add_option("--quality", o->quantize.quality,
                   "fast|best: searched grids, or errors compensated too (default)")
       ->check(one_of({"fast", "best"}))
       ->type_name("NAME");
-  command.add_option("--bits", o->quantize.bits, "bits per weight, 2 to 8 (4 on disk as AWQ, others dense)")
+  command
+      .add_option("--bits", o->quantize.bits,
+                  "bits per weight, 2 to 8 (default 4; 8 for smoothquant and llm-int8)")
       ->check(CLI::Range(2, 8))
       ->type_name("N");
   command
@@ -348,10 +306,9 @@ void add_quantize(CLI::App& app, Context& context) {
       ->check([](const std::string& v) { return v == "-1" ? std::string{} : whole_number_or_auto(v); })
       ->type_name("N");
   command.add_flag("--sym", o->quantize.symmetric, "symmetric: no zero points");
-  command
-      .add_option("--format", o->quantize.format,
-                  "auto|gemm|dense: AutoAWQ's layout, or plain 16-bit tensors")
-      ->check(one_of({"auto", "gemm", "dense"}))
+  command.add_option("--format", o->quantize.format, "auto|gemm|gptq[-v2]|compressed-tensors|bnb-*|dense")
+      ->check(
+          one_of({"auto", "gemm", "gptq", "gptq-v2", "compressed-tensors", "bnb-nf4", "bnb-int8", "dense"}))
       ->type_name("NAME");
   command.add_option("--dtype", o->quantize.dtype, "auto|float16|bfloat16 of everything not quantized")
       ->check(one_of({"auto", "float16", "bfloat16"}))

@@ -27,6 +27,12 @@ double gram_loss(const float* e, int64_t rows, int64_t k, const float* g);
 // divide cols.
 QuantWeight quantize_minmax(const float* w, int64_t rows, int64_t cols, const Scheme& scheme, DType scale_dtype);
 
+// Symmetric rounding to a scale of max|w| / (2^(bits-1) - 1) per group, so that the largest weight is a code itself and the
+// codes are -127..127 for 8 bits: what int8 products and LLM.int8 use. scheme.zero must be kNone.
+QuantWeight quantize_absmax(const float* w, int64_t rows, int64_t cols, const Scheme& scheme, DType scale_dtype);
+// NF4 as bitsandbytes does it: the scale of a group is max|w| in F32, codes are the nearest of kNf4Values to w / scale.
+QuantWeight quantize_nf4(const float* w, int64_t rows, int64_t cols, const Scheme& scheme);
+
 enum class RangeEffort : uint8_t {
   kAwqClip,  // AutoAWQ's clip: both ends limited to c = (1 - i/20) * max|w|, i = 0..9
   kFull,     // the above, then independent moves of both ends, zero point and closed-form scale ("free, asymmetric")

@@ -43,6 +43,7 @@ class TensorCheck {
 
   // docs/formats.md, section a: eight codes in a word, along the outputs.
   void packed(const std::string& module, int64_t out, int64_t in) {
+    if (!checkpoint_.awq()) return decoded(module, out, in);
     const AwqConfig& awq = *checkpoint_.awq();
     const int64_t group = awq.group_size == -1 ? in : awq.group_size, groups = group > 0 ? in / group : 0,
                   words = out / 8;
@@ -51,6 +52,23 @@ class TensorCheck {
     const StoredTensor* scales = expect(module + ".scales", {groups, out}, {"F16", "BF16", "F32"});
     if (scales != nullptr) check_scales(*scales);
     if (zeros != nullptr && !awq.zero_point) check_symmetric(*zeros);
+  }
+
+  // Other forms: their decoder checks the parts against each other (docs/formats.md, sections d to f).
+  void decoded(const std::string& module, int64_t out, int64_t in) {
+    for (const StoredTensor& t : checkpoint_.tensors())
+      if (t.name.starts_with(module + ".") && t.name != module + ".bias") expected_.insert(t.name);
+    const std::string marker = module + std::string(form_marker(checkpoint_.packing()->form));
+    const StoredTensor& first = *checkpoint_.find(marker);
+    try {
+      const QuantWeight w = checkpoint_.load_quant(module);
+      check_consistent(w);
+      if (w.rows != out || w.cols != in)
+        wrong(first, "shape", fmt::format("expected {} outputs and {} inputs, got {} and {}", out, in, w.rows, w.cols));
+    } catch (const Error& e) {
+      if (e.code() == Code::kCancelled || e.code() == Code::kNoMemory) throw;
+      wrong(first, "packing", e.what());
+    }
   }
 
   void dense(const std::string& name, const Shape& shape) {

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/half.h"
 #include "base/progress.h"
 #include "kernels/quant_ops.h"
+#include "quant/rounders.h"
 
 namespace awq {
 namespace {
@@ -72,15 +72,7 @@ class Search {
   // Scales shared where channels must share one (largest magnitudes win), then moved so that the producer's gain
   // stays representable.
   std::vector<float> legal(std::vector<float> s) const {
-    if (search_.norm_gain != nullptr)
-      for (int64_t k = 0; k < cols_; ++k) {
-        const float gain = search_.norm_gain[k], folded = gain / s[k];
-        const float stored = search_.norm_dtype == DType::kBF16   ? round_to_bf16(folded)
-                             : search_.norm_dtype == DType::kF16 ? round_to_fp16(folded)
-                                                                 : folded;
-        const float exact = gain / stored;
-        s[k] = std::isfinite(exact) && exact > 0 ? exact : 1.0f;
-      }
+    if (search_.norm_gain != nullptr) make_fold_exact(search_.norm_gain, search_.norm_dtype, s);
     return s;
   }
 

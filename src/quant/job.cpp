@@ -36,13 +36,10 @@ void check_ids(const TokenSequences& sequences, const ModelConfig& config, const
 }
 
 nlohmann::ordered_json output_config(const Checkpoint& checkpoint, const QuantizePlan& plan, DType dtype) {
-  if (plan.format == "dense") return dense_config(checkpoint.config(), dtype);
-  AwqConfig awq;
-  awq.bits = plan.scheme.bits;
-  awq.group_size = plan.scheme.group;
-  awq.modules_to_not_convert = {"lm_head"};
-  awq.modules_to_not_convert.insert(awq.modules_to_not_convert.end(), plan.not_converted.begin(), plan.not_converted.end());
-  return quantized_config(checkpoint.config(), awq, dtype);
+  if (!plan.form) return dense_config(checkpoint.config(), dtype);
+  OutputQuantization out{*plan.form, plan.scheme, {"lm_head"}};
+  out.left_dense.insert(out.left_dense.end(), plan.not_converted.begin(), plan.not_converted.end());
+  return packed_config(checkpoint.config(), out, dtype);
 }
 
 std::string worst_of(const std::vector<LayerReport>& layers) {
@@ -52,11 +49,13 @@ std::string worst_of(const std::vector<LayerReport>& layers) {
   return worst != nullptr ? worst->module : "";
 }
 
+bool calibrates(const QuantizeJob& job) { return job.calibration.sequences.count() > 0 && awq::calibrates(job.options.method); }
+
 Manifest describe(const Checkpoint& checkpoint, const QuantizeJob& job, const JobResult& result, const std::string& fingerprint) {
   Manifest m;
   m.tool = fmt::format("awq {}", kVersion);
   m.source = {public_name(checkpoint.path()), checkpoint.format().name, fingerprint};
-  if (job.calibration.sequences.count() > 0 && job.options.method != "rtn")
+  if (calibrates(job))
     m.calibration = Manifest::Calibration{job.calibration.name, job.calibration.sha256, job.calibration.sequences.count(),
                                           job.calibration.sequences.tokens()};
   m.method = job.options.method;
@@ -70,8 +69,6 @@ Manifest describe(const Checkpoint& checkpoint, const QuantizeJob& job, const Jo
                               result.worst};
   return m;
 }
-
-bool calibrates(const QuantizeJob& job) { return job.calibration.sequences.count() > 0 && job.options.method != "rtn"; }
 
 std::string tokens_digest(const TokenSequences& sequences) {
   Sha256 hash;

@@ -46,7 +46,7 @@ class Pipeline {
   Pipeline(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options, const QuantizeInputs& inputs,
            DType dtype, CheckpointWriter& writer, JobDirectory& job, const ProgressFn& progress)
       : checkpoint_(checkpoint), options_(options), plan_(plan), inputs_(inputs), dtype_(dtype), writer_(writer), job_(job), progress_(progress),
-        config_(std::make_shared<const ModelConfig>(plan.config)), stats_(inputs.precision == Precision::kBf16) {
+        config_(std::make_shared<const ModelConfig>(plan.config)), stats_(inputs.precision == Precision::kBf16, keeps_sample(options.method)) {
     result_.dtype = dtype;
   }
 
@@ -112,7 +112,7 @@ class Pipeline {
     written_ = std::move(written);
   }
 
-  bool calibrates() const { return inputs_.calibration.count() > 0 && options_.method != "rtn"; }
+  bool calibrates() const { return inputs_.calibration.count() > 0 && awq::calibrates(options_.method); }
   bool checks() const { return inputs_.heldout.count() > 0; }
 
   void begin(const Tensor& embedding, const Tensor& written_embedding) {
@@ -140,6 +140,8 @@ class Pipeline {
     check_cancelled();
     BlockWeights weights = load_block(checkpoint_, *config_, spec, true);
     stats_.reset();
+    std::optional<HiddenStates> before;
+    if (calibration_ && keeps_inputs(options_.method)) before = calibration_;
     {
       const Block source(config_, spec, weights, inputs_.precision);
       if (calibration_) calibration_->advance(source, scratch_, &stats_);
@@ -147,9 +149,8 @@ class Pipeline {
       if (source_) source_->advance(source, scratch_, calibration_ ? nullptr : &stats_);
     }
     note_activations();
-    const RoundingContext context{plan_, options_, dtype_};
-    BlockRounding rounding = options_.method == "rtn" ? round_rtn(context, layer, spec, stats_, weights)
-                                                      : round_awq(context, layer, spec, stats_, weights);
+    const RoundingContext context{plan_, options_, dtype_, inputs_.precision, before ? &*before : nullptr};
+    BlockRounding rounding = round_block(context, layer, spec, stats_, weights);
     result_.layers.insert(result_.layers.end(), rounding.reports.begin(), rounding.reports.end());
     write_block(spec, rounding, weights);
     if (written_) advance_written(spec, weights);
@@ -166,18 +167,27 @@ class Pipeline {
     writer_.add(name, t);
   }
 
+  // Returns what a reader will see.
+  QuantWeight write_packed(const std::string& module, QuantWeight q) {
+    const std::vector<EncodedPart> parts = encode_weight(*plan_.form, q, dtype_);
+    for (const EncodedPart& part : parts) writer_.add(module + part.suffix, part.tensor);
+    if (*plan_.form != StoredForm::kBnbNf4) return q;
+    const auto at = [&](std::string_view suffix) {
+      return std::find_if(parts.begin(), parts.end(), [&](const EncodedPart& p) { return p.suffix == suffix; });
+    };
+    const PartSource source{[&](std::string_view suffix) { return at(suffix) != parts.end(); },
+                            [&](std::string_view suffix) { return at(suffix)->tensor; }};
+    return decode_weight(*plan_.form, source, {}, module);
+  }
+
   // Leaves in `weights` what was written, for the check.
   void write_block(const BlockSpec& spec, BlockRounding& rounding, BlockWeights& weights) {
     for (auto& [name, gain] : weights.norms) write_dense(name + ".weight", gain);
     for (const LinearSpec& linear : spec.linears) {
       const auto q = rounding.quantized.find(linear.module);
       WeightSource& weight = weights.weights.at(linear.module);
-      if (q != rounding.quantized.end() && plan_.format == "gemm") {
-        AwqGemmTensors packed = encode_awq_gemm(q->second);
-        writer_.add(linear.module + ".qweight", packed.qweight);
-        writer_.add(linear.module + ".qzeros", packed.qzeros);
-        writer_.add(linear.module + ".scales", packed.scales.dtype() == DType::kF16 ? packed.scales : packed.scales.to(DType::kF16));
-        weight = std::move(q->second);
+      if (q != rounding.quantized.end() && plan_.form) {
+        weight = write_packed(linear.module, std::move(q->second));
       } else {
         Tensor dense = std::get<Tensor>(weight);
         if (q != rounding.quantized.end()) dequantize(q->second, dense.f32());

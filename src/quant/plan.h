@@ -12,15 +12,28 @@
 namespace awq {
 
 struct QuantizeOptions {
-  std::string method = "awq";  // "awq" or "rtn"
+  std::string method = "awq";  // one of methods()
   std::string quality = "best";  // of awq: "fast" searches scales and ranges, "best" compensates rounding errors too
-  int bits = 4;
+  int bits = 0;                  // 0: as the method has it, see planned_bits
   std::optional<int> group;    // empty: auto; -1: per column
   bool symmetric = false;
-  std::string format = "auto";  // "auto", "gemm", "dense"
+  // "auto", "gemm", "gptq" (v1 when symmetric, else v2: v1 cannot hold a zero point of 0), "gptq-v2", "compressed-tensors",
+  // "bnb-nf4", "bnb-int8", "dense"
+  std::string format = "auto";
   std::string dtype = "auto";   // "auto", "float16", "bfloat16"
   std::vector<std::string> skip;  // components of module names to leave out: "lm_head", "down_proj", "layers.0"
 };
+
+// What is asked of a method before its rounder runs (rounding.h).
+struct Method {
+  const char* name;
+  bool calibrates;  // reads statistics of a calibration text
+  Scheme fixed;     // the scheme of methods that have but one; bits 0: as the options say
+};
+const std::vector<Method>& methods();
+const Method& find_method(const std::string& name);  // kBadArgument naming all
+inline bool calibrates(const std::string& method) { return find_method(method).calibrates; }
+int planned_bits(const QuantizeOptions& options);
 
 struct PlannedLinear {
   LinearSpec spec;
@@ -31,7 +44,8 @@ struct PlannedLinear {
 struct QuantizePlan {
   ModelConfig config;
   Scheme scheme;       // with the group size chosen
-  std::string format;  // "gemm" or "dense"
+  std::string format;  // of the stored form: "gemm", ..., or "dense"
+  std::optional<StoredForm> form;  // empty: dense
   std::vector<std::vector<PlannedLinear>> blocks;
   std::vector<std::string> not_converted;  // for modules_to_not_convert
   int64_t quantized_linears = 0, quantized_weights = 0;

@@ -1,32 +1,18 @@
-#include "quant/rounding.h"
+#include "quant/rounders.h"
 
 #include <cmath>
 #include <limits>
 #include <optional>
 
+#include "base/half.h"
 #include "kernels/quant_ops.h"
 
 namespace awq {
-namespace {
-
-// Of the Gram matrix's mean diagonal, as GPTQ's implementations use; and passes of coordinate descent after it.
-constexpr double kDamping = 0.01;
-constexpr int kSweeps = 2;
 
 const PlannedLinear& planned(const QuantizePlan& plan, int64_t layer, const std::string& module) {
   for (const PlannedLinear& l : plan.blocks[layer])
     if (l.spec.module == module) return l;
   fail(Code::kInternal, "internal error: {} is not in the plan", module);
-}
-
-// Query heads that share a key/value head share their scales; empty when every head has its own.
-std::vector<int32_t> owners(const ScaleGroup& group, const ModelConfig& c) {
-  if (group.fold != Fold::kKvHeads || c.heads == c.kv_heads) return {};
-  std::vector<int32_t> owner(static_cast<size_t>(c.heads * c.head_dim));
-  const int64_t repeat = c.heads / c.kv_heads;
-  for (int64_t k = 0; k < static_cast<int64_t>(owner.size()); ++k)
-    owner[k] = static_cast<int32_t>(k / c.head_dim / repeat * c.head_dim + k % c.head_dim);
-  return owner;
 }
 
 double relative_error(const Tensor& weight, const QuantWeight& q, const SiteStats& stats) {
@@ -46,8 +32,38 @@ SiteStats scaled_stats(const SiteStats& stats, const std::vector<float>& s) {
     const float a = 1.0f / s[i];
     for (int64_t j = 0; j < stats.dim; ++j) out.gram[i * stats.dim + j] *= a / s[j];
     out.abs_sum[i] *= a;
+    out.channel_max[i] *= a;
   }
   return out;
+}
+
+bool any_quantized(const RoundingContext& context, int64_t layer, const ScaleGroup& group) {
+  for (const std::string& module : group.consumers)
+    if (planned(context.plan, layer, module).quantized) return true;
+  return false;
+}
+
+void make_fold_exact(const float* gain, DType dtype, std::vector<float>& s) {
+  for (size_t k = 0; k < s.size(); ++k) {
+    const float folded = gain[k] / s[k];
+    const float stored = dtype == DType::kBF16 ? round_to_bf16(folded) : dtype == DType::kF16 ? round_to_fp16(folded) : folded;
+    const float exact = gain[k] / stored;
+    s[k] = std::isfinite(exact) && exact > 0 ? exact : 1.0f;
+  }
+}
+
+namespace {
+
+constexpr int kSweeps = 2;  // passes of coordinate descent after GPTQ
+
+// Query heads that share a key/value head share their scales; empty when every head has its own.
+std::vector<int32_t> owners(const ScaleGroup& group, const ModelConfig& c) {
+  if (group.fold != Fold::kKvHeads || c.heads == c.kv_heads) return {};
+  std::vector<int32_t> owner(static_cast<size_t>(c.heads * c.head_dim));
+  const int64_t repeat = c.heads / c.kv_heads;
+  for (int64_t k = 0; k < static_cast<int64_t>(owner.size()); ++k)
+    owner[k] = static_cast<int32_t>(k / c.head_dim / repeat * c.head_dim + k % c.head_dim);
+  return owner;
 }
 
 struct GroupResult {
@@ -79,12 +95,6 @@ GroupResult search_group(const RoundingContext& context, int64_t layer, const Sc
   return {&group, search_scale(linears, stats.at(group.site), search)};
 }
 
-bool any_quantized(const RoundingContext& context, int64_t layer, const ScaleGroup& group) {
-  for (const std::string& module : group.consumers)
-    if (planned(context.plan, layer, module).quantized) return true;
-  return false;
-}
-
 }  // namespace
 
 BlockRounding round_awq(const RoundingContext& context, int64_t layer, const BlockSpec& spec, const StatsObserver& stats,
@@ -113,19 +123,6 @@ BlockRounding round_awq(const RoundingContext& context, int64_t layer, const Blo
                              r.choice.chosen + (compensation ? ", compensated" : "")});
       out.quantized.emplace(module, std::move(q));
     }
-  }
-  return out;
-}
-
-BlockRounding round_rtn(const RoundingContext& context, int64_t layer, const BlockSpec&, const StatsObserver& stats,
-                        BlockWeights& block) {
-  BlockRounding out;
-  for (const PlannedLinear& l : context.plan.blocks[layer]) {
-    if (!l.quantized) continue;
-    const Tensor& weight = std::get<Tensor>(block.weights.at(l.spec.module));
-    QuantWeight q = quantize_minmax(weight.f32(), weight.dim(0), weight.dim(1), context.plan.scheme, context.dtype);
-    out.reports.push_back({layer, l.spec.module, relative_error(weight, q, stats.at(l.spec.reads)), 0, 0, "round to nearest"});
-    out.quantized.emplace(l.spec.module, std::move(q));
   }
   return out;
 }

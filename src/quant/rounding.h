@@ -17,14 +17,17 @@ struct RoundingContext {
   const QuantizePlan& plan;
   const QuantizeOptions& options;
   DType dtype;  // of the unquantized tensors; scales are rounded to it too
+  Precision precision = Precision::kBf16;
+  const HiddenStates* inputs = nullptr;  // of the block, for methods that replay it (keeps_inputs); else null
 };
 
-// Chooses scales for every scale group, folds them into `block` (its weights become the scaled ones, its norms values
-// of dtype) and rounds every planned linear.
-BlockRounding round_awq(const RoundingContext& context, int64_t layer, const BlockSpec& spec, const StatsObserver& stats,
-                        BlockWeights& block);
-// Round to nearest. Errors are measured when stats hold tokens.
-BlockRounding round_rtn(const RoundingContext& context, int64_t layer, const BlockSpec& spec, const StatsObserver& stats,
-                        BlockWeights& block);
+// Whether the method needs RoundingContext::inputs; and tokens kept in the statistics.
+inline bool keeps_inputs(const std::string& method) { return method == "autoawq"; }
+inline bool keeps_sample(const std::string& method) { return method == "autoawq" || method == "smoothquant"; }
+
+// The method of context.options on one block: rounds every planned linear. Methods that fold scales leave `block` with the
+// scaled weights and norms (values of dtype). Errors are measured where stats hold tokens.
+BlockRounding round_block(const RoundingContext& context, int64_t layer, const BlockSpec& spec, const StatsObserver& stats,
+                          BlockWeights& block);
 
 }  // namespace awq

@@ -19,24 +19,26 @@ void StatsObserver::on_input(int64_t, Site site, const float* x, int64_t tokens,
     s.dim = dim;
     s.gram.assign(static_cast<size_t>(dim * dim), 0.0f);
     s.abs_sum.assign(static_cast<size_t>(dim), 0.0);
+    s.channel_max.assign(static_cast<size_t>(dim), 0.0f);
   }
   s.tokens += tokens;
   gram_accumulate(x, dim, tokens, dim, s.gram.data(), bf16_);
   constexpr int64_t kColumns = 64;
   const int64_t tiles = (dim + kColumns - 1) / kColumns;
-  std::vector<float> tile_max(static_cast<size_t>(tiles), 0.0f);
   parallel_for(tiles, [&](int64_t tile) {
     const int64_t begin = tile * kColumns, end = std::min(dim, begin + kColumns);
-    float largest = 0;
     for (int64_t t = 0; t < tokens; ++t)
       for (int64_t k = begin; k < end; ++k) {
         const float a = std::fabs(x[t * dim + k]);
         s.abs_sum[k] += a;
-        largest = a > largest ? a : largest;
+        s.channel_max[k] = a > s.channel_max[k] ? a : s.channel_max[k];
       }
-    tile_max[tile] = largest;
   });
-  for (float m : tile_max) s.abs_max = std::max(s.abs_max, m);
+  for (const float m : s.channel_max) s.abs_max = std::max(s.abs_max, m);
+  if (!keep_sample_) return;
+  const int64_t step = std::max<int64_t>(1, tokens / kSamplePerCall);
+  for (int64_t t = step / 2; t < tokens && s.sample_tokens < kSampleTokens; t += step, ++s.sample_tokens)
+    s.sample.insert(s.sample.end(), x + t * dim, x + (t + 1) * dim);
 }
 
 void StatsObserver::reset() {

@@ -172,7 +172,7 @@ class FirstErrors(TinyCase):
     def test_what_cannot_be_asked_for(self):
         for arguments, line in [
             (["--skip", "dwn_proj"], "--skip dwn_proj: names no linear of this model"),
-            (["--bits", 3, "--format", "gemm"], "--format gemm holds 4 bits only, got --bits 3: use --format dense"),
+            (["--bits", 3, "--format", "gemm"], "--format gemm: 3 bits, expected 4"),
             (["--group-size", 4], "--group-size 4: expected auto, -1 (one group per output) or at least 8"),
         ]:
             self.quantize_refused(*arguments, line=line)
@@ -182,7 +182,7 @@ class FirstErrors(TinyCase):
             (["--bit", 3], "awq quantize has no option '--bit': did you mean --bits?"),
             (["--groupsize", 64], "awq quantize has no option '--groupsize': did you mean --group-size?"),
             (["--dryrun"], "awq quantize has no option '--dryrun': did you mean --dry-run?"),
-            (["--method", "rnt"], "awq quantize: --method: 'rnt' is not one of awq, rtn; did you mean rtn?"),
+            (["--method", "rnt"], "awq quantize: --method: 'rnt' is not one of awq, autoawq, gptq, rtn, nf4, smoothquant, llm-int8; did you mean rtn?"),
             (["--dtype", "bflot16"], "awq quantize: --dtype: 'bflot16' is not one of auto, float16, bfloat16; did you mean bfloat16?"),
             (["--group-size", "x"], "awq quantize: --group-size: 'x' is neither auto nor a positive number"),
             (["--samples", 0], "awq quantize: --samples: '0' is neither auto nor a positive number"),

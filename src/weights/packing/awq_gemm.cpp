@@ -16,7 +16,7 @@
 
 #include "base/half.h"
 #include "base/thread_pool.h"
-#include "weights/quant_weight.h"
+#include "weights/packing/parts.h"
 
 namespace awq {
 namespace {
@@ -167,5 +167,39 @@ QuantWeight decode_awq_gemm(const Tensor& qweight, const Tensor& qzeros, const T
   w.scales = read_scales(scales, rows, groups, name);
   return w;
 }
+
+namespace packing {
+namespace {
+
+std::string refusal(const Scheme& s, int64_t rows, int64_t) {
+  if (s.code != CodeKind::kAffine || s.zero == ZeroKind::kReal || s.activations != Activations::kFloat)
+    return fmt::format("{}, expected evenly spaced codes with integer zero points", s.text());
+  if (s.bits != 4) return fmt::format("{} bits, expected 4", s.bits);
+  return rows % kPerWord == 0 ? "" : fmt::format("{} outputs are not a multiple of {}", rows, kPerWord);
+}
+
+std::vector<StoredPart> parts(const Scheme& s, int64_t rows, int64_t cols, DType) {
+  const int64_t groups = s.groups(cols);
+  return {{".qweight", DType::kI32, {cols, rows / kPerWord}},
+          {".qzeros", DType::kI32, {groups, rows / kPerWord}},
+          {".scales", DType::kF16, {groups, rows}}};
+}
+
+// Scales are F16 beside BF16 tensors too: those of a bfloat16 checkpoint are values of both.
+std::vector<EncodedPart> encode(const QuantWeight& w, DType) {
+  AwqGemmTensors t = encode_awq_gemm(w);
+  return {{".qweight", std::move(t.qweight)}, {".qzeros", std::move(t.qzeros)}, {".scales", t.scales.dtype() == DType::kF16 ? t.scales : t.scales.to(DType::kF16)}};
+}
+
+QuantWeight decode(const PartSource& source, const FormHints& hints, const std::string& name) {
+  const Tensor qweight = source.load(".qweight"), qzeros = source.load(".qzeros"), scales = source.load(".scales");
+  return decode_awq_gemm(qweight, qzeros, scales, hints.group, name);
+}
+
+}  // namespace
+
+const Form kAwqGemmForm = {StoredForm::kAwqGemm, "gemm", ".qweight", refusal, parts, encode, decode};
+
+}  // namespace packing
 
 }  // namespace awq

@@ -113,9 +113,18 @@ TEST(AwqRead, RefusesOtherMethodsAndLayouts) {
   const struct {
     const char *what, *settings, *code, *expected;
   } cases[] = {
-      {"gptq", R"({"quant_method":"gptq","bits":4,"group_size":8})", "unsupported", "'gptq'"},
-      {"gptq without a name", R"({"bits":4,"group_size":8,"desc_act":false})", "unsupported", "'gptq'"},
-      {"bitsandbytes", R"({"quant_method":"bitsandbytes"})", "unsupported", "'bitsandbytes'"},
+      {"hqq", R"({"quant_method":"hqq","bits":4,"group_size":8})", "unsupported", "'hqq'"},
+      {"gptq's marlin", R"({"quant_method":"gptq","bits":4,"checkpoint_format":"marlin"})", "unsupported", "'marlin'"},
+      {"gptq without a name", R"({"bits":9,"group_size":8,"desc_act":false})", "unsupported", "got 9"},
+      {"bitsandbytes without a width", R"({"quant_method":"bitsandbytes"})", "unsupported", "load_in_4bit"},
+      {"fp4", R"({"quant_method":"bitsandbytes","load_in_4bit":true})", "unsupported", "'fp4'"},
+      {"nf4 without its tensors", R"({"quant_method":"bitsandbytes","load_in_4bit":true,"bnb_4bit_quant_type":"nf4"})", "bad_file",
+       "bitsandbytes__nf4"},
+      {"small floats", R"({"quant_method":"compressed-tensors","format":"nvfp4-pack-quantized"})", "unsupported", "'nvfp4"},
+      {"no groups", R"({"quant_method":"compressed-tensors","format":"pack-quantized"})", "bad_file", "config_groups"},
+      {"columns out of order",
+       R"({"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":{"g":{"weights":{"type":"int","actorder":"group"}}}})",
+       "unsupported", "actorder"},
       {"eight bits", R"({"quant_method":"awq","bits":8,"group_size":8})", "unsupported", "got 8"},
       {"gemv", R"({"quant_method":"awq","bits":4,"group_size":8,"version":"gemv"})", "unsupported", "'gemv'"},
       {"text for bits", R"({"quant_method":"awq","bits":"4"})", "bad_file", "bits"},

@@ -1,0 +1,39 @@
+#include "quant/request.h"
+
+#include "checkpoint/manifest.h"
+
+namespace awq {
+
+void QuantizeRequest::resolve_group() {
+  if (group != "auto") quantize.group = std::stoi(group);
+}
+
+std::vector<std::pair<std::string, std::string>> manifest_options(const QuantizeRequest& r) {
+  const QuantizeOptions& q = r.quantize;
+  std::vector<std::pair<std::string, std::string>> out = {{"method", q.method},
+                                                          {"quality", q.quality},
+                                                          {"bits", std::to_string(planned_bits(q))},
+                                                          {"group_size", r.group},
+                                                          {"sym", q.symmetric ? "true" : "false"},
+                                                          {"format", q.format},
+                                                          {"dtype", q.dtype},
+                                                          {"samples", r.samples},
+                                                          {"seq_len", std::to_string(r.seq_len)}};
+  for (const std::string& name : q.skip) out.emplace_back("skip", name);
+  return out;
+}
+
+std::string quantize_command(const QuantizeRequest& r, const std::string& output) {
+  const QuantizeOptions& q = r.quantize;
+  std::vector<std::string> argv = {"awq",       "quantize", r.model,  "-o",
+                                   output,      "--method", q.method, "--quality",
+                                   q.quality,   "--bits",   std::to_string(planned_bits(q)), "--group-size", r.group};
+  if (q.symmetric) argv.emplace_back("--sym");
+  if (q.format != "auto") argv.insert(argv.end(), {"--format", q.format});
+  if (q.dtype != "auto") argv.insert(argv.end(), {"--dtype", q.dtype});
+  argv.insert(argv.end(), {"--calib", r.calib, "--samples", r.samples, "--seq-len", std::to_string(r.seq_len)});
+  for (const std::string& name : q.skip) argv.insert(argv.end(), {"--skip", name});
+  return public_command(argv);
+}
+
+}  // namespace awq
