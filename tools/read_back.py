@@ -34,7 +34,7 @@ def unpack_stream(words, bits, n):
     """words [.., W] uint32 -> codes [.., n]: lowest bits first, across words."""
     bit = np.unpackbits(words.astype("<u4").view(np.uint8).reshape(*words.shape[:-1], -1), axis=-1, bitorder="little")
     bit = bit[..., :n * bits].reshape(*words.shape[:-1], n, bits)
-    return (bit << np.arange(bits, dtype=np.uint32)).sum(-1)
+    return (bit.astype(np.int64) << np.arange(bits)).sum(-1)
 
 
 def mine_gptq(t, x, settings):

@@ -25,7 +25,7 @@ namespace awq::cli {
 namespace {
 
 struct Options {
-  std::string model, prompt, precision = "fast";
+  std::string model, prompt, load_in, precision = "fast";
   int head_bits = 0;
   std::string system;  // not empty: chat
   bool chat = false;
@@ -161,6 +161,13 @@ class TextStream {
   bool begun_ = false;
 };
 
+LoadIn load_in_of(const std::string& name) {
+  return name == "nf4"    ? LoadIn::kNf4
+         : name == "rtn"  ? LoadIn::kRtn
+         : name == "int8" ? LoadIn::kInt8
+                          : LoadIn::kStored;
+}
+
 int run(const Options& options, const Context& context) {
   check_sampling(options.sampling);
   const auto checkpoint = Checkpoint::open(resolve_model(options.model));
@@ -169,6 +176,7 @@ int run(const Options& options, const Context& context) {
   Request request = make_request(options, *checkpoint, *tokenizer, prompt);
   LoadOptions load{precision_named(options.precision), context.report};
   load.head_bits = options.head_bits;
+  load.load_in = load_in_of(options.load_in);
   const auto model = Model::load(*checkpoint, load);
   const EngineOptions engine = engine_options(*checkpoint, model->config(), request);
   context.end_report();
@@ -195,6 +203,9 @@ void add_generate(CLI::App& app, Context& context) {
                                "--temperature 0.8 --top-p 0.9 < letter.txt"},
                               [options, &context] { return run(*options, context); });
   command.add_option("MODEL", options->model, "folder, .gguf file or org/name")->required();
+  command.add_option("--load-in", options->load_in, "nf4|rtn|int8: quantize dense linears while loading")
+      ->check(one_of({"nf4", "rtn", "int8"}))
+      ->type_name("NAME");
   command
       .add_option("-p,--prompt", options->prompt,
                   "the text to continue; - reads standard input, less a last newline")

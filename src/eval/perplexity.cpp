@@ -46,45 +46,54 @@ struct Sums {
 
 class Walk {
  public:
-  Walk(const Model& model, const Model* reference, const WindowSpec& spec)
+  Walk(std::span<const Model* const> models, const Model* reference, const WindowSpec& spec)
       : spec_(spec),
-        vocab_(model.config().vocab),
+        vocab_(models.front()->config().vocab),
         chunk_(std::clamp<int64_t>(kLogitFloats / vocab_, 1, kLogitRows)),
-        model_(model),
+        sums_(models.size()),
         positions_(static_cast<size_t>(spec.length)),
         logprob_(static_cast<size_t>(chunk_)),
         kl_(static_cast<size_t>(chunk_)),
         same_(static_cast<size_t>(chunk_)) {
     std::iota(positions_.begin(), positions_.end(), 0);
+    for (const Model* model : models) models_.emplace_back(*model);
     if (reference != nullptr) reference_.emplace(*reference);
   }
 
   void window(std::span<const int32_t> tokens) {
     tokens_.assign(tokens.begin(), tokens.end());
     if (spec_.first_token) tokens_.front() = *spec_.first_token;
-    model_.run(tokens_, positions_);
+    for (Side& model : models_) model.run(tokens_, positions_);
     if (reference_) reference_->run(tokens_, positions_);
-    double nll = 0, reference_nll = 0, kl = 0, same = 0;
+    struct Totals {
+      double nll = 0, kl = 0, same = 0;
+    };
+    std::vector<Totals> totals(models_.size());
+    double reference_nll = 0;
     for (int64_t row = spec_.unscored; row + 1 < spec_.length; row += chunk_) {
       const int64_t rows = std::min(chunk_, spec_.length - 1 - row);
-      const float* q = model_.logits(row, rows);
-      nll += negative_log_likelihood(q, row, rows);
-      if (!reference_) continue;
-      const float* p = reference_->logits(row, rows);
-      reference_nll += negative_log_likelihood(p, row, rows);
-      kl_divergence(p, q, rows, vocab_, kl_.data(), same_.data());
-      kl = std::accumulate(kl_.begin(), kl_.begin() + rows, kl);
-      same = std::accumulate(same_.begin(), same_.begin() + rows, same);
-      sums_.kl_of_target.insert(sums_.kl_of_target.end(), kl_.begin(), kl_.begin() + rows);
+      const float* p = reference_ ? reference_->logits(row, rows) : nullptr;
+      if (p != nullptr) reference_nll += negative_log_likelihood(p, row, rows);
+      for (size_t m = 0; m < models_.size(); ++m) {
+        const float* q = models_[m].logits(row, rows);
+        totals[m].nll += negative_log_likelihood(q, row, rows);
+        if (p == nullptr) continue;
+        kl_divergence(p, q, rows, vocab_, kl_.data(), same_.data());
+        totals[m].kl = std::accumulate(kl_.begin(), kl_.begin() + rows, totals[m].kl);
+        totals[m].same = std::accumulate(same_.begin(), same_.begin() + rows, totals[m].same);
+        sums_[m].kl_of_target.insert(sums_[m].kl_of_target.end(), kl_.begin(), kl_.begin() + rows);
+      }
     }
-    sums_.nll.push_back(nll);
-    sums_.reference_nll.push_back(reference_nll);
-    sums_.kl.push_back(kl);
-    sums_.same.push_back(same);
-    sums_.targets.push_back(spec_.length - 1 - spec_.unscored);
+    for (size_t m = 0; m < models_.size(); ++m) {
+      sums_[m].nll.push_back(totals[m].nll);
+      sums_[m].reference_nll.push_back(reference_nll);
+      sums_[m].kl.push_back(totals[m].kl);
+      sums_[m].same.push_back(totals[m].same);
+      sums_[m].targets.push_back(spec_.length - 1 - spec_.unscored);
+    }
   }
 
-  Sums& sums() { return sums_; }
+  Sums& sums(size_t model) { return sums_[model]; }
 
  private:
   double negative_log_likelihood(const float* logits, int64_t row, int64_t rows) {
@@ -92,18 +101,18 @@ class Walk {
     const double sum = std::accumulate(logprob_.begin(), logprob_.begin() + rows, 0.0);
     if (!std::isfinite(sum))
       fail(Code::kBadFile, "window {}, tokens {} to {}: expected a finite log-likelihood, got {}",
-           sums_.targets.size(), row + 1, row + rows, sum);
+           sums_.front().targets.size(), row + 1, row + rows, sum);
     return -sum;
   }
 
   const WindowSpec spec_;
   const int64_t vocab_, chunk_;  // chunk_: rows of logits at a time
-  Side model_;
+  std::vector<Side> models_;
   std::optional<Side> reference_;
+  std::vector<Sums> sums_;  // of each model
   std::vector<int32_t> positions_, tokens_;
   std::vector<double> logprob_, kl_;
   std::vector<uint8_t> same_;
-  Sums sums_;
 };
 
 // The smallest value that at least the share q of all values does not exceed.
@@ -125,6 +134,8 @@ Divergence summarize(Sums& sums) {
   d.top1_agreement = same.mean;
   d.top1_agreement_ci95 = same.ci95;
   d.reference_perplexity = std::exp(mean_interval(sums.reference_nll, sums.targets).mean);
+  for (size_t w = 0; w < sums.kl.size(); ++w)
+    d.window_kl.push_back(sums.kl[w] / static_cast<double>(sums.targets[w]));
   return d;
 }
 
@@ -144,12 +155,13 @@ void check_arguments(const Model& model, const Model* reference, std::span<const
 
 }  // namespace
 
-Evaluation evaluate(const Model& model, const Model* reference, std::span<const int32_t> tokens,
-                    const WindowSpec& spec, int64_t limit, const ProgressFn& progress) {
-  check_arguments(model, reference, tokens, spec);
+std::vector<Evaluation> evaluate_all(std::span<const Model* const> models, const Model* reference,
+                                     std::span<const int32_t> tokens, const WindowSpec& spec, int64_t limit,
+                                     const ProgressFn& progress) {
+  for (const Model* model : models) check_arguments(*model, reference, tokens, spec);
   int64_t windows = static_cast<int64_t>(tokens.size()) / spec.length;
   if (limit > 0) windows = std::min(windows, limit);
-  Walk walk(model, reference, spec);
+  Walk walk(models, reference, spec);
   for (int64_t w = 0; w < windows; ++w) {
     check_cancelled();
     walk.window(tokens.subspan(static_cast<size_t>(w * spec.length), static_cast<size_t>(spec.length)));
@@ -157,13 +169,23 @@ Evaluation evaluate(const Model& model, const Model* reference, std::span<const 
       progress({"evaluate", static_cast<double>((w + 1) * spec.length),
                 static_cast<double>(windows * spec.length), "tokens"});
   }
-  Sums& sums = walk.sums();
-  const MeanInterval nll = mean_interval(sums.nll, sums.targets);
-  const double perplexity = std::exp(nll.mean);
-  Evaluation result{windows, 0, nll.mean, nll.ci95, perplexity, perplexity * nll.ci95, std::nullopt};
-  result.targets = std::accumulate(sums.targets.begin(), sums.targets.end(), int64_t{0});
-  if (reference != nullptr) result.divergence = summarize(sums);
-  return result;
+  std::vector<Evaluation> results;
+  for (size_t m = 0; m < models.size(); ++m) {
+    Sums& sums = walk.sums(m);
+    const MeanInterval nll = mean_interval(sums.nll, sums.targets);
+    const double perplexity = std::exp(nll.mean);
+    Evaluation result{windows, 0, nll.mean, nll.ci95, perplexity, perplexity * nll.ci95, std::nullopt};
+    result.targets = std::accumulate(sums.targets.begin(), sums.targets.end(), int64_t{0});
+    if (reference != nullptr) result.divergence = summarize(sums);
+    results.push_back(std::move(result));
+  }
+  return results;
+}
+
+Evaluation evaluate(const Model& model, const Model* reference, std::span<const int32_t> tokens,
+                    const WindowSpec& spec, int64_t limit, const ProgressFn& progress) {
+  const Model* one = &model;
+  return evaluate_all({&one, 1}, reference, tokens, spec, limit, progress).front();
 }
 
 }  // namespace awq

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "base/progress.h"
 #include "model/model.h"
@@ -18,6 +19,7 @@ struct Divergence {
   // Share of targets with the same most likely token, 0..1.
   double top1_agreement = 0, top1_agreement_ci95 = 0;
   double reference_perplexity = 0;
+  std::vector<double> window_kl;  // mean of each window: the units of the intervals, for paired comparisons
 };
 
 struct Evaluation {
@@ -33,5 +35,9 @@ struct Evaluation {
 // kBadFile: logits that are not finite.
 Evaluation evaluate(const Model& model, const Model* reference, std::span<const int32_t> tokens,
                     const WindowSpec& spec, int64_t limit = 0, const ProgressFn& progress = {});
+
+// The same for several models of one reference, whose logits are computed once.
+std::vector<Evaluation> evaluate_all(std::span<const Model* const> models, const Model* reference, std::span<const int32_t> tokens,
+                                     const WindowSpec& spec, int64_t limit = 0, const ProgressFn& progress = {});
 
 }  // namespace awq

@@ -45,7 +45,8 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
   for (int64_t i = 0; i < config->layers; ++i) {
     check_cancelled();
     const BlockSpec spec = arch.block(*config, i);
-    const BlockWeights weights = load_block(checkpoint, *config, spec, false);
+    BlockWeights weights = load_block(checkpoint, *config, spec, false);
+    quantize_loaded(options.load_in, weights);
     blocks.push_back(std::make_unique<Block>(config, spec, weights, options.linear()));
     if (options.progress)
       options.progress({"load", static_cast<double>(i + 1), static_cast<double>(config->layers), "blocks"});

@@ -139,12 +139,18 @@ class Block {
   Linear qkv_, o_, gate_up_, down_;
 };
 
+// Quantizing dense linears while they are loaded, one block at a time. kNf4: blocks of 64; kRtn: 4 bits in the largest group of
+// 128, 64, 32 that divides the inputs; kInt8: LLM.int8. Linears that do not fit, and those already quantized, stay.
+enum class LoadIn : uint8_t { kStored, kNf4, kRtn, kInt8 };
+void quantize_loaded(LoadIn load_in, BlockWeights& block);
+
 struct LoadOptions {
   Precision precision = Precision::kExact;
   ProgressFn progress;
   // The output layer, and with it the embedding where they are one table, rounded to so many bits (8 or 4,
   // groups of up to 128 with an integer zero); 0: as stored. Small models move a third of their bytes there.
   int head_bits = 0;
+  LoadIn load_in = LoadIn::kStored;
   Product product = Product::kAuto;
   bool fuse = true;
 

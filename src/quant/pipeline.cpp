@@ -172,12 +172,7 @@ class Pipeline {
     const std::vector<EncodedPart> parts = encode_weight(*plan_.form, q, dtype_);
     for (const EncodedPart& part : parts) writer_.add(module + part.suffix, part.tensor);
     if (*plan_.form != StoredForm::kBnbNf4) return q;
-    const auto at = [&](std::string_view suffix) {
-      return std::find_if(parts.begin(), parts.end(), [&](const EncodedPart& p) { return p.suffix == suffix; });
-    };
-    const PartSource source{[&](std::string_view suffix) { return at(suffix) != parts.end(); },
-                            [&](std::string_view suffix) { return at(suffix)->tensor; }};
-    return decode_weight(*plan_.form, source, {}, module);
+    return decode_weight(*plan_.form, parts, {}, module);
   }
 
   // Leaves in `weights` what was written, for the check.

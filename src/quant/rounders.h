@@ -12,6 +12,7 @@ const PlannedLinear& planned(const QuantizePlan& plan, int64_t layer, const std:
 bool any_quantized(const RoundingContext& context, int64_t layer, const ScaleGroup& group);
 // tr(E G Eᵀ) / tr(W G Wᵀ); NaN without tokens.
 double relative_error(const Tensor& weight, const QuantWeight& q, const SiteStats& stats);
+double relative_error(const Tensor& weight, const Tensor& rounded, const SiteStats& stats);
 // The statistics of x / s.
 SiteStats scaled_stats(const SiteStats& stats, const std::vector<float>& s);
 // s moved so that gain / s is exactly a value of `dtype`: a fold into a norm stored so loses nothing.

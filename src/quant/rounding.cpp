@@ -15,14 +15,20 @@ const PlannedLinear& planned(const QuantizePlan& plan, int64_t layer, const std:
   fail(Code::kInternal, "internal error: {} is not in the plan", module);
 }
 
-double relative_error(const Tensor& weight, const QuantWeight& q, const SiteStats& stats) {
+double relative_error(const Tensor& weight, const Tensor& rounded, const SiteStats& stats) {
   if (stats.tokens == 0) return std::numeric_limits<double>::quiet_NaN();
   Tensor error(DType::kF32, weight.shape());
   float* e = error.f32();
-  dequantize(q, e);
-  for (int64_t i = 0; i < weight.numel(); ++i) e[i] = weight.f32()[i] - e[i];
+  for (int64_t i = 0; i < weight.numel(); ++i) e[i] = weight.f32()[i] - rounded.f32()[i];
   const double energy = gram_loss(weight.f32(), weight.dim(0), weight.dim(1), stats.gram.data());
   return energy > 0 ? gram_loss(e, weight.dim(0), weight.dim(1), stats.gram.data()) / energy : 0;
+}
+
+double relative_error(const Tensor& weight, const QuantWeight& q, const SiteStats& stats) {
+  if (stats.tokens == 0) return std::numeric_limits<double>::quiet_NaN();
+  Tensor rounded(DType::kF32, weight.shape());
+  dequantize(q, rounded.f32());
+  return relative_error(weight, std::as_const(rounded), stats);
 }
 
 // The statistics of x / s.

@@ -7,24 +7,10 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "report/axes.h"
 #include "report/html.h"
 
 namespace awq::report {
-namespace {
-
-constexpr double kWidth = 820;
-constexpr double kCharacter = 7.2;  // width of an average character at 13 px
-
-struct Style {
-  const char* color;
-  const char* dash;
-};
-constexpr std::array<Style, 6> kStyles = {{{"var(--c0)", "none"},
-                                           {"var(--c1)", "7 3"},
-                                           {"var(--c2)", "2 3"},
-                                           {"var(--c3)", "9 3 2 3"},
-                                           {"var(--c4)", "4 4"},
-                                           {"var(--c5)", "12 4"}}};
 
 std::string open_svg(std::string_view id, double height, std::string_view title,
                      std::string_view description) {
@@ -34,13 +20,11 @@ std::string open_svg(std::string_view id, double height, std::string_view title,
       kWidth, height, id, id, id, escape(title), id, escape(description));
 }
 
-// Number of code points, as an estimate of how wide a label prints.
 size_t length_of(std::string_view text) {
   return std::count_if(text.begin(), text.end(),
                        [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
 }
 
-// The steps of an axis: multiples of 1, 2 or 5 times a power of ten, at most `most` of them.
 std::vector<double> linear_ticks(double low, double high, int most) {
   if (!(high > low)) high = low + 1;
   double step = std::pow(10.0, std::floor(std::log10((high - low) / most)));
@@ -65,8 +49,6 @@ std::vector<double> log_ticks(double low, double high) {
   return ticks;
 }
 
-// The nearest 1, 2 or 5 times a power of ten that is not above (or, going up, not below) v, so that an axis
-// ends at ticks.
 double log_bound(double v, bool up) {
   const double power = std::pow(10.0, std::floor(std::log10(v)));
   double below = power;
@@ -76,6 +58,19 @@ double log_bound(double v, bool up) {
   }
   return up ? power * 10 : below;
 }
+
+namespace {
+
+struct Style {
+  const char* color;
+  const char* dash;
+};
+constexpr std::array<Style, 6> kStyles = {{{"var(--c0)", "none"},
+                                           {"var(--c1)", "7 3"},
+                                           {"var(--c2)", "2 3"},
+                                           {"var(--c3)", "9 3 2 3"},
+                                           {"var(--c4)", "4 4"},
+                                           {"var(--c5)", "12 4"}}};
 
 struct Range {
   double low = INFINITY, high = -INFINITY;

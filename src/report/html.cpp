@@ -148,6 +148,18 @@ Page& Page::line_chart(const LineChart& chart) {
   return *this;
 }
 
+Page& Page::scatter_chart(const ScatterChart& chart) {
+  body_ += fmt::format("<figure><figcaption>{}</figcaption>\n{}</figure>\n", escape(chart.title),
+                       svg(chart, fmt::format("chart{}", charts_++)));
+  return *this;
+}
+
+Page& Page::heat_map(const HeatMap& map) {
+  body_ += fmt::format("<figure><figcaption>{}</figcaption>\n{}</figure>\n", escape(map.title),
+                       svg(map, fmt::format("chart{}", charts_++)));
+  return *this;
+}
+
 Page& Page::columns(const std::vector<TextColumn>& columns) {
   body_ += "<div class=\"columns\">\n";
   for (const auto& column : columns)

@@ -55,6 +55,26 @@ struct LineChart {
   std::vector<Series> series;
 };
 
+// Labelled points with an interval upwards and downwards, both axes linear or y logarithmic; points on the Pareto line (none
+// other is at most as far right and lower) are joined by a thin line.
+struct ScatterChart {
+  struct Point {
+    std::string label;
+    double x = 0, y = 0, interval = 0;  // half width; finite, y positive under log_y
+  };
+  std::string title, description, x_label, y_label;
+  bool log_y = false;
+  std::vector<Point> points;
+};
+
+// A grid of cells coloured by value, smallest to largest on a logarithmic scale; not finite or not positive: left empty. Every
+// cell says its numbers to the pointer and to screen readers.
+struct HeatMap {
+  std::string title, description, x_label;
+  std::vector<std::string> rows, columns;
+  std::vector<std::vector<double>> values;  // [rows][columns]
+};
+
 struct TextColumn {
   std::string title;
   std::string text;  // shown as it is, line breaks kept
@@ -70,6 +90,8 @@ class Page {
   Page& table(const Table& table);
   Page& bar_chart(const BarChart& chart);
   Page& line_chart(const LineChart& chart);
+  Page& scatter_chart(const ScatterChart& chart);
+  Page& heat_map(const HeatMap& map);
   Page& columns(const std::vector<TextColumn>& columns);  // side by side, wrapped on narrow screens
   Page& begin_details(std::string_view summary);          // folded until opened; may not nest
   Page& end_details();
@@ -86,5 +108,9 @@ class Page {
 // One <svg> element; `id` makes its inner ids unique within a page.
 std::string svg(const BarChart& chart, std::string_view id);
 std::string svg(const LineChart& chart, std::string_view id);
+std::string svg(const ScatterChart& chart, std::string_view id);
+std::string svg(const HeatMap& map, std::string_view id);
+// Indices of the points no other point beats in both x and y, by x.
+std::vector<size_t> pareto_line(const std::vector<ScatterChart::Point>& points);
 
 }  // namespace awq::report

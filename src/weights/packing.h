@@ -63,6 +63,8 @@ struct FormHints {
 std::string_view form_marker(StoredForm form);
 // Throws kBadFile naming `name` and the part, expected and found; kUnsupported for what the form allows but a
 // QuantWeight cannot say (GPTQ with columns out of order, blocks that straddle rows).
+QuantWeight decode_weight(StoredForm form, const std::vector<EncodedPart>& parts, const FormHints& hints,
+                          const std::string& name);
 QuantWeight decode_weight(StoredForm form, const PartSource& parts, const FormHints& hints,
                           const std::string& name);
 

@@ -104,6 +104,49 @@ class Methods(TinyCase):
                 self.assertIn(expected, done.stderr)
                 self.assertFalse((self.dir / "out").exists())
 
+    def test_dense_models_are_quantized_while_loading(self):
+        stored = self.ok("generate", self.model, "-p", "The tide", "--max-tokens", 8, "--ignore-eos")["text"]
+        for form in ("nf4", "rtn", "int8"):
+            loaded = self.ok("generate", self.model, "-p", "The tide", "--max-tokens", 8, "--ignore-eos", "--load-in", form)
+            self.assertEqual(loaded["tokens"], 8)
+        # The same codes as a quantized folder gives, so the same answer.
+        self.quantize(self.model, self.dir / "int8", "--method", "llm-int8", "--no-check", "--dtype", "bfloat16")
+        folder = self.ok("generate", self.dir / "int8", "-p", "The tide", "--max-tokens", 8, "--ignore-eos")["text"]
+        self.assertEqual(loaded["text"], folder)
+        self.assertIsInstance(stored, str)
+
+    def test_compare_puts_every_method_in_one_table(self):
+        page = self.dir / "report.html"
+        found = self.ok("compare", self.model, "--calib", self.calib, "--samples", 8, "--data", self.text, "--html", page)
+        self.assertEqual(found["schema"], "awq.compare/1")
+        rows = {row["label"]: row for row in found["methods"]}
+        self.assertEqual(list(rows), ["awq", "autoawq", "gptq", "rtn", "nf4", "smoothquant", "llm-int8", "salient-fp16"])
+        self.assertEqual(sum(row["texts"][0]["best"] for row in rows.values()), 1)
+        for row in rows.values():
+            text = row["texts"][0]
+            self.assertTrue(text["kl"] > 0 and text["kl_median"] <= text["kl_p99"] <= text["kl_max"])
+            self.assertTrue(row["prefill_tokens_per_s"] > 0 and row["decode_tokens_per_s"] > 0)
+            self.assertEqual((len(row["answers"]), len(row["layers"])), (10, 14))
+            self.assertTrue(text["tied_with_best"])  # a single window tells nothing apart
+        self.assertIsNone(rows["salient-fp16"]["bytes"])
+        # In memory and through files: the same numbers.
+        self.quantize(self.model, self.dir / "gptq", "--method", "gptq", "--no-check")
+        self.assertAlmostEqual(self.kl(self.dir / "gptq")["kl"], rows["gptq"]["texts"][0]["kl"], delta=1e-9)
+        html = page.read_text()
+        for piece in ("<svg", "salient-fp16", "KL against size", "The same prompts"):
+            self.assertIn(piece, html)
+        self.assertNotIn("http://", html.replace("http://www.w3.org", ""))
+
+        table = awq("compare", self.model, "--calib", self.calib, "--samples", 8, "--data", self.text, "--methods", "rtn:b3,rtn:b8,awq:fast:g32",
+                    "--no-prompts", "--no-speed")
+        self.assertEqual(table.returncode, 0, table.stderr)
+        for piece in ("rtn:b3", "w3g64z", "w8g64z", "w4g32z", "* least KL"):
+            self.assertIn(piece, table.stdout)
+        for methods, expected in (("magic", "--method magic: expected one of"), ("rtn:b", "'b' is not fast"), ("rtn,rtn", "named twice")):
+            done = awq("compare", self.model, "--methods", methods)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(expected, done.stderr)
+
     def test_a_quantized_source_is_refused(self):
         self.quantize(self.model, self.dir / "q", "--method", "nf4", "--no-check")
         done = awq("quantize", self.dir / "q", "-o", self.dir / "out")

@@ -127,4 +127,17 @@ QuantWeight decode_weight(StoredForm form, const PartSource& parts, const FormHi
   return packing::form_of(form).decode(parts, hints, name);
 }
 
+QuantWeight decode_weight(StoredForm form, const std::vector<EncodedPart>& parts, const FormHints& hints,
+                          const std::string& name) {
+  const auto at = [&](std::string_view suffix) {
+    return std::find_if(parts.begin(), parts.end(), [&](const EncodedPart& p) { return p.suffix == suffix; });
+  };
+  const PartSource source{[&](std::string_view suffix) { return at(suffix) != parts.end(); },
+                          [&](std::string_view suffix) -> Tensor {
+                            if (at(suffix) == parts.end()) fail(Code::kNotFound, "{}{}: missing", name, suffix);
+                            return at(suffix)->tensor;
+                          }};
+  return decode_weight(form, source, hints, name);
+}
+
 }  // namespace awq

@@ -53,6 +53,8 @@ Page full_page(const std::string& text) {
   page.table({text, {{text, false}, {text, true}}, {{text, text}, {text, text}}});
   page.bar_chart({text, text, {{text, 3, text}, {text, 0, text}}});
   page.line_chart({text, text, text, text, true, {{text, {{0, 1}, {1, 10}}}, {text, {}}}});
+  page.scatter_chart({text, text, text, text, true, {{text, 1, 0.1, 0.02}, {text, 2, 0.05, 0.06}}});
+  page.heat_map({text, text, text, {text, text}, {text, text, text}, {{1, 2, NAN}, {0, 0.5, 3}}});
   page.columns({{text, text}, {text, text}});
   page.begin_details(text).paragraph(text).end_details();
   page.footer(text);
@@ -201,6 +203,29 @@ TEST(LineChart, NoDataAndOnePointAreFine) {
     ASSERT_EQ(p.size(), 1u);
     EXPECT_TRUE(std::isfinite(p[0].first) && std::isfinite(p[0].second));
   }
+}
+
+TEST(ScatterChart, ParetoLineHoldsWhatNothingBeats) {
+  EXPECT_EQ(pareto_line({{"a", 2, 5, 0}, {"b", 1, 9, 0}, {"c", 3, 6, 0}, {"d", 4, 1, 0}, {"e", 1, 10, 0}}), (std::vector<size_t>{1, 0, 3}));
+  EXPECT_TRUE(pareto_line({}).empty());
+}
+
+TEST(ScatterChart, LabelsDoNotLieOnEachOther) {
+  const std::string out = svg(ScatterChart{"t", "d", "x", "y", false, {{"one", 1, 1, 0}, {"two", 1, 1, 0}, {"far", 2, 9, 0}}}, "c");
+  const auto y_of = [&](const std::string& label) {
+    const size_t end = out.find(">" + label + "</text>"), at = out.rfind(" y=\"", end);
+    return std::stod(out.substr(at + 4));
+  };
+  EXPECT_GE(y_of("two") - y_of("one"), 15);
+  EXPECT_THROW(svg(ScatterChart{"t", "d", "x", "y", true, {{"a", 1, 0, 0}}}, "c"), Error);
+}
+
+TEST(HeatMap, EmptyCellsAreLeftOutAndTheRestIsShaded) {
+  const std::string out = svg(HeatMap{"t", "d", "x", {"r"}, {"a", "b", "c"}, {{1, NAN, 100}}}, "c");
+  EXPECT_THAT(out, HasSubstr("fill-opacity=\"0.08\"><title>r, a: 1</title>"));
+  EXPECT_THAT(out, HasSubstr("fill-opacity=\"1.00\"><title>r, c: 100</title>"));
+  EXPECT_THAT(out, Not(HasSubstr("r, b")));
+  EXPECT_THROW(svg(HeatMap{"t", "d", "x", {"r"}, {"a"}, {{1, 2}}}, "c"), Error);
 }
 
 }  // namespace
