@@ -153,6 +153,8 @@ def check(folder):
     for x in linears:
         _, ours = mine(t, x, settings)
         got = theirs(t, x, settings)
+        if name == "gptq":  # gptqmodel multiplies in float16
+            ours = ours.astype("<f2").astype("<f4")
         equal += np.array_equal(ours, got)
         worst = max(worst, float(np.abs(ours - got).max() / np.abs(ours).max()))
     # Where a product is formed in another order or precision the last bits differ: fp16 has 2^-11.
