@@ -80,8 +80,10 @@ def main():
                         "llamacpp_threads": setting[name][1], "llamacpp_build": setting[name][0]}
     for key in ("read_bytes_per_s", "int8_ops_per_s", "bandwidth_fraction", "operation_fraction", "load_seconds"):
         result[key] = median([r[key] for r in ours])
-    result["peak_rss_bytes"] = max(r["peak_rss_bytes"] for r in ours)
-    result["weight_bytes"] = ours[0]["weight_bytes"]
+    for key in ("rss_bytes", "peak_rss_bytes"):
+        result[key] = max(r[key] for r in ours)
+    for key in ("weight_bytes", "cache_bytes"):
+        result[key] = ours[0][key]
     print(json.dumps(result, indent=2))
 
 

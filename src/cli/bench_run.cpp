@@ -1,8 +1,10 @@
 #include "cli/bench_run.h"
 
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <map>
 
 #include "base/progress.h"
@@ -77,6 +79,13 @@ double linear_ops(const ModelConfig& c) {
 }
 
 }  // namespace
+
+int64_t resident_bytes() {
+  std::ifstream in("/proc/self/statm");  // pages: size, resident
+  int64_t size = 0, resident = 0;
+  in >> size >> resident;
+  return resident * ::sysconf(_SC_PAGESIZE);
+}
 
 BenchResult run_bench(const Model& model, const BenchShape& shape) {
   const ModelConfig& config = model.config();
