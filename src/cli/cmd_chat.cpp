@@ -252,7 +252,7 @@ void add_chat(CLI::App& app, Context& context) {
   auto& command = add_command(app, context,
                               {"chat", "Talk with a model",
                                "awq chat ./qwen-awq --system \"Answer in one sentence.\"\n"
-                               "echo \"What is the sea?\" | awq chat model.gguf -q"},
+                               "awq chat model.gguf -q < questions.txt"},
                               [options, &context] { return Chat(*options, context).run(); });
   command.add_option("MODEL", options->model, "folder, .gguf file or org/name")->required();
   command.add_option("--system", options->system, "how the model shall behave")->type_name("TEXT");

@@ -138,7 +138,7 @@ class ServeTest(unittest.TestCase):
                              (b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400)]:
             answer = self.server.raw(data + b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             self.assertEqual(status_of(answer), status, data[:60])
-            self.assertEqual(answer.count(b"HTTP/1.1"), 1, "what follows is not read as a request")
+            self.assertEqual(len(re.findall(rb"HTTP/1\.1 \d", answer)), 1, "what follows is not read as a request")
             self.assertIn(b"Connection: close", answer)
             self.assertIn(b'"error"', answer)
 

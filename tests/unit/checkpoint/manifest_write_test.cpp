@@ -27,7 +27,7 @@ TEST(Manifest, IsWrittenInTheDocumentedForm) {
   std::vector<std::string> keys;
   for (const auto& [key, value] : json.items()) keys.push_back(key);
   EXPECT_EQ(keys, (std::vector<std::string>{"schema", "tool", "source", "calibration", "method", "scheme",
-                                            "format", "options", "check", "layers", "files"}));
+                                            "format", "options", "check", "layers", "files", "digest"}));
   EXPECT_EQ(json["schema"], "awq.manifest/1");
   EXPECT_EQ(json["options"].dump(), R"({"group-size":"auto","calib":"builtin"})");
   EXPECT_EQ(json["check"]["kl"], 0.031);
@@ -86,15 +86,19 @@ TEST(Manifest, ErrorsNameTheFileAndTheField) {
     c.damage(json);
     expect_error(c.code, c.text, [&] { parse_manifest(json.dump(), "m"); });
   }
-  expect_error(Code::kBadFile, "m: invalid JSON at line 1, column 2 (offset 1): the text ends too early", [] { parse_manifest("{", "m"); });
+  expect_error(Code::kBadFile, "m: invalid JSON at line 1, column 2 (offset 1): the text ends too early",
+               [] { parse_manifest("{", "m"); });
   expect_error(Code::kBadFile, "m: expected an object, got array", [] { parse_manifest("[]", "m"); });
   expect_error(Code::kBadFile, "m: invalid JSON at line 1, column 3 (offset 2): unexpected '\\x00'",
                [] { parse_manifest(std::string_view("{}\0x", 4), "m"); });
-  const std::string deep = R"({"schema":"awq.manifest/1","tool":)" + std::string(100000, '[') + std::string(100000, ']') + "}";
-  expect_error(Code::kBadFile, "m: expected JSON nested at most 64 deep, got more", [&] { parse_manifest(deep, "m"); });
+  const std::string deep =
+      R"({"schema":"awq.manifest/1","tool":)" + std::string(100000, '[') + std::string(100000, ']') + "}";
+  expect_error(Code::kBadFile, "m: expected JSON nested at most 64 deep, got more",
+               [&] { parse_manifest(deep, "m"); });
   std::string wide = "{";
   for (int i = 0; i < 30000; ++i) wide += fmt::format("{}\"{}\":0", i == 0 ? "" : ",", i);
-  expect_error(Code::kBadFile, "m: expected JSON objects of at most some thousand keys, got more", [&] { parse_manifest(wide + "}", "m"); });
+  expect_error(Code::kBadFile, "m: expected JSON objects of at most some thousand keys, got more",
+               [&] { parse_manifest(wide + "}", "m"); });
 }
 
 TEST(Manifest, VerifyFindsEveryKindOfDamage) {
