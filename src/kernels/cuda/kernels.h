@@ -1,0 +1,49 @@
+// The compiled kernels of 4-bit linears, in the order in which pick.cpp and the benchmark name them. Which
+// one runs is decided in pick.cpp alone.
+#pragma once
+#include <cuda.h>
+
+#include <iterator>
+
+#include "kernels/cuda/gemm_plan.h"
+#include "kernels/cuda/launch.h"
+
+namespace awq::cuda {
+
+// gemv.cuh: up to `tokens` tokens; strips and warps of a block, units in flight per warp, blocks sharing rows
+// (2: Hopper).
+struct GemvConfig {
+  int tokens, strips, warps, depth, split;
+};
+inline constexpr GemvConfig kGemvConfigs[] = {
+    {1, 1, 16, 2, 1}, {1, 2, 16, 2, 1}, {1, 2, 8, 2, 1},                   // 0 1 2
+    {2, 2, 8, 4, 1},  {2, 4, 8, 3, 1},  {2, 4, 8, 3, 2},                   // 3 4 5
+    {4, 4, 8, 3, 1},  {4, 4, 8, 3, 2},  {8, 4, 8, 3, 1}, {8, 4, 8, 3, 2},  // 6 7 8 9
+    {16, 4, 8, 2, 1}, {16, 4, 8, 2, 2},                                    // 10 11
+};
+inline constexpr int kGemvCount = std::size(kGemvConfigs);
+
+// gemm_sm90.cuh: tokens per tile, blocks of 64 columns per stage, stages.
+struct GemmConfig {
+  int tokens, blocks, stages;
+};
+inline constexpr GemmConfig kGemmConfigs[] = {{16, 2, 14}, {32, 2, 10}, {64, 2, 7}, {128, 2, 4}, {256, 1, 4}};
+inline constexpr int kGemmCount = std::size(kGemmConfigs);
+
+// Shared memory of a block; what a device must offer for the kernel to run.
+int gemv_shared_bytes(int config, const PackedView& w);
+cudaError_t launch_gemv(int config, Act act, const LinearArgs& args, cudaStream_t stream);
+// codes_map in boxes of the configuration's blocks, x_map of its tokens (tensor_map.h).
+cudaError_t launch_gemm_sm90(int config, Act act, const LinearArgs& args, const GemmPlan& plan,
+                             const CUtensorMap& codes_map, const CUtensorMap& x_map, cudaStream_t stream);
+
+// Per activation type, each compiled in a file of its own.
+cudaError_t launch_gemv_f16(int config, const LinearArgs& args, cudaStream_t stream);
+cudaError_t launch_gemv_bf16(int config, const LinearArgs& args, cudaStream_t stream);
+cudaError_t launch_gemm_sm90_f16(int config, const LinearArgs& args, const GemmPlan& plan,
+                                 const CUtensorMap& codes_map, const CUtensorMap& x_map, cudaStream_t stream);
+cudaError_t launch_gemm_sm90_bf16(int config, const LinearArgs& args, const GemmPlan& plan,
+                                  const CUtensorMap& codes_map, const CUtensorMap& x_map,
+                                  cudaStream_t stream);
+
+}  // namespace awq::cuda

@@ -1,0 +1,82 @@
+// Measured on an H100 over the shapes of docs/benchmarks.md; bench/cuda/linear_bench.cpp prints every
+// configuration beside the picked one.
+#include "kernels/cuda/pick.h"
+
+#include <algorithm>
+
+namespace awq::cuda {
+namespace {
+
+// Longer sums than this are worth sharing between two blocks (units of 128 columns).
+constexpr int kLongUnits = 64;
+
+int gemv_config(const DeviceTraits& device, const PackedView& w, int64_t tokens) {
+  const int strips = w.strips(), units = w.blocks / 2, processors = device.multiprocessors;
+  if (tokens == 1) {
+    if (strips <= 2 * processors) return 0;
+    return strips <= 4 * processors || units >= kLongUnits ? 1 : 2;
+  }
+  const bool few = strips / 4 <= processors;
+  const bool split = few && units >= kLongUnits && device.hopper;
+  if (tokens <= 2) return split ? 5 : few ? 3 : 4;
+  if (tokens <= 4) return split ? 7 : 6;
+  if (tokens <= 8) return split ? 9 : 8;
+  return split ? 11 : 10;
+}
+
+int gemm_config(const PackedView& w, int64_t tokens) {
+  for (int i = 0; i < kGemmCount - 1; ++i)
+    if (tokens <= kGemmConfigs[i].tokens) return i;
+  // Tiles of 256 tokens read less of x, of 128 fill the device sooner.
+  const int64_t tiles = w.panels() * ((tokens + 255) / 256);
+  return tiles >= 96 || w.in >= 8192 ? kGemmCount - 1 : kGemmCount - 2;
+}
+
+}  // namespace
+
+GemmPlan plan_gemm(const DeviceTraits& device, const PackedView& w, int64_t tokens,
+                   const GemmConfig& config) {
+  GemmPlan plan;
+  plan.tiles_m = w.panels();
+  plan.tiles_n = static_cast<int>((tokens + config.tokens - 1) / config.tokens);
+  plan.units = w.blocks / config.blocks;
+  const int tiles = plan.tiles(), all = device.multiprocessors;
+  plan.workers = std::min<int64_t>(all, int64_t{tiles} * plan.units);
+  if (tiles < all) {
+    // Equal parts of each tile cost less to add up, when they leave few multiprocessors idle.
+    const int even = tiles * (all / tiles);
+    if (even >= all * 9 / 10 && even <= plan.workers) plan.workers = even;
+  } else {
+    const int rounds = (tiles + all - 1) / all;
+    // Whole tiles for all, when that idles few multiprocessors for few rounds.
+    if (tiles % rounds == 0 && tiles / rounds >= all * 19 / 20 && rounds <= 8) {
+      plan.workers = tiles / rounds, plan.whole = rounds;
+    } else {
+      plan.whole = tiles / all - (tiles % all != 0);
+    }
+  }
+  plan.deal();
+  return plan;
+}
+
+Choice pick(const DeviceTraits& device, const PackedView& w, int64_t tokens) {
+  Choice choice;
+  choice.tokens = static_cast<int>(tokens);
+  const bool large = int64_t{w.out} * w.in >= 100'000'000;
+  if (tokens <= 8 || (tokens <= 16 && !(large && device.hopper))) {
+    choice.way = Way::kGemv;
+    choice.config = gemv_config(device, w, tokens);
+    if (gemv_shared_bytes(choice.config, w) >
+        device.shared_bytes) {  // compute capability 8.6 and 8.9: two at a time
+      choice.tokens = static_cast<int>(std::min<int64_t>(tokens, 2));
+      choice.config = tokens == 1 ? 2 : 3;
+    }
+  } else if (device.hopper) {
+    choice.way = Way::kGemm;
+    choice.config = gemm_config(w, tokens);
+    choice.plan = plan_gemm(device, w, tokens, kGemmConfigs[choice.config]);
+  }
+  return choice;
+}
+
+}  // namespace awq::cuda

@@ -1,0 +1,31 @@
+// Which kernel multiplies a packed weight with so many tokens.
+#pragma once
+#include "kernels/cuda/kernels.h"
+
+namespace awq::cuda {
+
+struct DeviceTraits {
+  int multiprocessors = 0;
+  int shared_bytes = 0;  // of a block at most
+  bool hopper = false;   // 9.0: clusters, tensor copies, wgmma
+};
+
+enum class Way : uint8_t {
+  kGemv,   // gemv.cuh, config of kGemvConfigs
+  kGemm,   // gemm_sm90.cuh, config of kGemmConfigs, dealt out as plan says
+  kDense,  // dequantize slices and multiply them with cuBLAS
+};
+
+struct Choice {
+  Way way = Way::kDense;
+  int config = 0;
+  int tokens = 0;  // multiplied at a time; the others follow
+  GemmPlan plan;   // of kGemm
+};
+
+// tokens >= 1.
+Choice pick(const DeviceTraits& device, const PackedView& w, int64_t tokens);
+// The plan of a GEMM configuration.
+GemmPlan plan_gemm(const DeviceTraits& device, const PackedView& w, int64_t tokens, const GemmConfig& config);
+
+}  // namespace awq::cuda

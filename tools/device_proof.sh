@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one call: the device tests, the tests under compute-sanitizer, and the table of
+# docs/benchmarks.md. Usage: tools/device_proof.sh [FOLDER with test_device and cuda_linear_bench] [TOKENS]
+# Build them first, on any machine with nvcc:  ninja -C build test_device cuda_linear_bench
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+folder=${1:-}
+tokens=${2:-1,4,16,64,256,1024,4096}
+find_program() {
+  local candidate
+  for candidate in ${folder:+"$folder/$1"} "$here/build/$1" "$here/build/tests/$1"; do
+    [[ -x $candidate ]] && { echo "$candidate"; return; }
+  done
+  echo "device_proof: $1 is not built" >&2
+  exit 1
+}
+tests=$(find_program test_device)
+bench=$(find_program cuda_linear_bench)
+if ! nvidia-smi -L 2>/dev/null; then
+  echo "no CUDA device"
+  exit 1
+fi
+
+echo "== tests"
+"$tests" --gtest_brief=1
+echo "== 4-bit linears"
+"$bench" "$tokens"
+
+# The sanitizers slow kernels down by orders of magnitude: one test that runs every kernel on small matrices.
+for tool in memcheck racecheck; do
+  echo "== compute-sanitizer $tool"
+  timeout 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$tests" --gtest_brief=1 \
+    --gtest_filter='DeviceLinearSmall.*:DeviceLinear.DequantizesExactly' 2>&1 | grep -v '^$' | tail -n 12
+done
