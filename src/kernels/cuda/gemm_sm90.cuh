@@ -111,10 +111,8 @@ struct GemmBlock {
   }
 
   // ---- computing: two warpgroups, 64 rows each -------------------------------------------------------
-  __device__ void release(int slot, int lane) const {
-    __syncwarp();
-    if (lane == 0) barrier_arrive(empty(slot));
-  }
+  // Every lane arrives: one for its warp costs the same and is more than racecheck can follow.
+  __device__ void release(int slot) const { barrier_arrive(empty(slot)); }
   // What a lane needs of a stage, as stored.
   struct Stored {
     uint4 codes[S::Blocks];
@@ -177,7 +175,7 @@ struct GemmBlock {
         stored = load_stored(ring.slot, strip, lane);
       }
       wgmma_wait<1>();  // the stage before is done, and with it the fragments in `next`
-      if (stage > 0) release(before, lane);
+      if (stage > 0) release(before);
       if (more) to_fragments(stored, next);
     };
     barrier_wait(full(ring.slot), ring.phase);
@@ -187,7 +185,7 @@ struct GemmBlock {
       if (stage + 1 < stages) step(stage + 1, odd, even);
     }
     wgmma_wait<0>();
-    release(ring.slot == 0 ? S::Stages - 1 : ring.slot - 1, lane);
+    release(ring.slot == 0 ? S::Stages - 1 : ring.slot - 1);
   }
 
   // Sums of a tile lie elsewhere as the threads hold them: [4 sums of a thread][thread]; the pointers are a
@@ -304,7 +302,7 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
   if (threadIdx.x == 0) {
     for (int s = 0; s < S::Stages; ++s) {
       barrier_init(block.full(s), 1);
-      barrier_init(block.empty(s), kConsumers / 32);
+      barrier_init(block.empty(s), kConsumers);
     }
     barriers_ready();
   }
