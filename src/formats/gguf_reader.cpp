@@ -2,6 +2,7 @@
 // file can hold before it is used, and nothing is allocated ahead of what has been read.
 #include <fmt/format.h>
 #include <simdjson.h>
+#include <algorithm>
 
 #include <bit>
 #include <cstring>
@@ -103,7 +104,8 @@ class GgufReader {
     const int64_t offset = at_;
     const std::string_view text = string(what);
     if (!simdjson::validate_utf8(text))
-      fail(Code::kBadFile, "{}: {} at offset {}: expected UTF-8, got '{}'", path_, what, offset, printable(text, 40));
+      fail(Code::kBadFile, "{}: {} at offset {}: expected UTF-8, got '{}'", path_, what, offset,
+           printable(text, 40));
     return std::string(text);
   }
 
@@ -215,11 +217,18 @@ class GgufReader {
       bad(t, fmt::format("type {} needs rows of a multiple of {} weights, got shape {}", t.type->name,
                          t.type->block, shape_text(t.shape)));
     const auto here = [&] { return where(t); };
+    // A dimension of zero must not hide that the others are too large: who reads the file may multiply in
+    // another order.
     int64_t blocks = 1;
-    for (size_t i = 0; i < t.shape.size(); ++i)
-      blocks = checked_mul(blocks, i + 1 == t.shape.size() ? columns / t.type->block : t.shape[i], here);
+    bool empty = false;
+    for (size_t i = 0; i < t.shape.size(); ++i) {
+      const int64_t n = i + 1 == t.shape.size() ? columns / t.type->block : t.shape[i];
+      empty = empty || n == 0;
+      blocks = checked_mul(blocks, std::max<int64_t>(1, n), here);
+    }
     checked_mul(checked_mul(blocks, t.type->block, here), sizeof(float), here);  // as F32 in memory
-    return checked_mul(blocks, t.type->block_bytes, here);
+    const int64_t bytes = checked_mul(blocks, t.type->block_bytes, here);
+    return empty ? 0 : bytes;
   }
 
   // Data starts at the aligned end of the header; ggml demands that each tensor follows the one before,

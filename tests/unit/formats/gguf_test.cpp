@@ -118,6 +118,10 @@ TEST(Gguf, RejectsWhatTheFormatForbids) {
        "bad_file", "at most 4"},
       {"dimension of 64 bits", with([&](auto& b) { b.tensor("t", 0, {-1}, f32x1); }), "bad_file",
        "below 2^63"},
+      {"overflowing shape with a zero", with([&](auto& b) {
+         b.tensor("t", 0, {0, 1ll << 32, 1ll << 32}, "");
+       }),
+       "bad_file", "overflows"},
       {"overflowing shape", with([&](auto& b) {
          b.tensor("t", 0, {1ll << 32, 1ll << 32}, f32x1);
        }),
@@ -186,8 +190,10 @@ TEST(Gguf, AnyChangedByteOpensOrIsRefused) {
 
 TEST(Gguf, NamesAreUtf8) {
   TempDir dir;
-  EXPECT_THAT(open_error(dir, GgufBuilder().u32("k\xff", 1).build()), HasSubstr("key at offset 24: expected UTF-8, got 'k\\xff'"));
-  EXPECT_THAT(open_error(dir, GgufBuilder().f32_tensor("t\xc3", {1}, {1}).build()), HasSubstr("tensor name at offset 24: expected UTF-8"));
+  EXPECT_THAT(open_error(dir, GgufBuilder().u32("k\xff", 1).build()),
+              HasSubstr("key at offset 24: expected UTF-8, got 'k\\xff'"));
+  EXPECT_THAT(open_error(dir, GgufBuilder().f32_tensor("t\xc3", {1}, {1}).build()),
+              HasSubstr("tensor name at offset 24: expected UTF-8"));
 }
 
 TEST(Gguf, OtherAlignments) {
