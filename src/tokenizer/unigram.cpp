@@ -14,6 +14,9 @@ namespace awq {
 namespace {
 
 constexpr double kUnknownPenalty = 10.0;  // below the worst piece
+// The SentencePiece library (0.2.3) starts its single-precision sums anew below this, where all ways to cut
+// meet.
+constexpr double kRestartBelow = -100'000;
 
 }  // namespace
 
@@ -85,10 +88,13 @@ void Unigram::best_cuts(std::string_view word, std::vector<Cut>& ends) const {
   sums.assign(word.size() + 1, 0);
   ends.assign(word.size() + 1, {kNone, -1});
   const Sum unknown = static_cast<Sum>(min_score_) - static_cast<Sum>(kUnknownPenalty);
+  size_t furthest = 0;  // where the pieces found so far end at the latest
   for (size_t begin = 0; begin < word.size();) {
     const size_t character = utf8_length(word[begin]);
-    const Sum here = sums[begin];
+    const bool restart = sentencepiece_ && begin >= furthest && sums[begin] < kRestartBelow;
+    const Sum here = restart ? Sum{0} : sums[begin];
     const auto offer = [&](size_t end, int32_t id, double added) {
+      furthest = std::max(furthest, end);
       const auto sum = static_cast<Sum>(added + static_cast<double>(here));
       if (ends[end].begin != kNone && !(sum > sums[end])) return;
       sums[end] = sum;

@@ -66,6 +66,25 @@ TEST(SentencePiece, ControlPiecesAreSpecialTokens) {
             "中\uFFFD\uFFFD");
 }
 
+// Single-precision sums of scores tell "as t" from "a st" (0.003 apart) only near zero, and the library
+// starts them anew below -100000. Pieces x (-30000), f, a, st, as, t, s; ids are those of `sentencepiece`
+// 0.2.3.
+TEST(SentencePiece, SumsOfScoresStartAnewWhereTheLibraryStartsThem) {
+  const auto t = Tokenizer::from_sentencepiece(
+      from_hex("0a0e0a053c756e6b3e150000000018020a0a0a0178150060eac618010a0a0a0166150000a0c018010a0a0a0161150"
+               "000a0c018010a0b0a027374150000e0c0"
+               "18010a0b0a026173150000c0c018010a0a0a0174156de7bfc018010a0a0a017315000010c1180112051801c002001"
+               "a100a086964656e74697479180020002801"),
+      "tokenizer.model");
+  for (const int before : {0, 1, 2, 3, 4, 5, 6, 7, 8}) {
+    SCOPED_TRACE(before);
+    std::vector<int32_t> want(static_cast<size_t>(before), 1);
+    const bool blurred = before == 3 || before == 7;
+    want.insert(want.end(), {2, blurred ? 3 : 5, blurred ? 4 : 6});
+    EXPECT_EQ(t->encode(std::string(static_cast<size_t>(before), 'x') + "fast", false), want);
+  }
+}
+
 // Field numbers and wire types of a message by hand.
 std::string field(int number, int wire, const std::string& bytes) {
   std::string out(1, static_cast<char>(number << 3 | wire));
