@@ -196,8 +196,9 @@ std::string Decoder::decode(std::vector<std::string> tokens) const {
   return joined(tokens, "");
 }
 
-std::string Decoder::token_bytes(std::string_view token) const {
+std::string Decoder::token_bytes(std::string_view token, bool at_start) const {
   std::string bytes(token);
+  bool fused = false;  // what follows concerns the ends of the whole text
   for (const Step& step : steps_) {
     const DecoderStep& s = step.spec;
     switch (s.kind) {
@@ -210,23 +211,36 @@ std::string Decoder::token_bytes(std::string_view token) const {
         if (const int byte = fallback_byte(bytes); byte >= 0) return std::string(1, static_cast<char>(byte));
         break;
       case DecoderKind::kFuse:
-        return bytes;  // what follows concerns the ends of the whole text
+        fused = true;
+        break;
       case DecoderKind::kStrip:
-        bytes = stripped(bytes, s);
+        if (!fused) {
+          bytes = stripped(bytes, s);
+        } else if (at_start) {
+          DecoderStep front = s;
+          front.stop = 0;
+          bytes = stripped(bytes, front);
+        }
         break;
       case DecoderKind::kMetaspace:
+        bytes = replace_all(bytes, s.content, nullptr,
+                            at_start && s.prepend_scheme != PrependScheme::kNever ? "" : " ");
+        break;
       case DecoderKind::kBpe:
         bytes = replace_all(bytes, s.content, nullptr, " ");
         break;
       case DecoderKind::kWordPiece:
-        bytes = word_piece(s, bytes, false);
+        bytes = word_piece(s, bytes, at_start);
         break;
       case DecoderKind::kCtc:
         bytes = ctc_token(s, bytes);
         break;
       case DecoderKind::kSentencePiece:
         if (const int byte = fallback_byte(bytes); byte >= 0) return std::string(1, static_cast<char>(byte));
-        return bytes == s.unk ? s.unk_surface : replace_all(bytes, std::string(kSpaceMark), nullptr, " ");
+        if (bytes == s.unk) return s.unk_surface;
+        if (at_start && (s.drop_prefix || s.drop_all_prefixes) && bytes.starts_with(kSpaceMark))
+          bytes.erase(0, kSpaceMark.size());
+        return replace_all(bytes, std::string(kSpaceMark), nullptr, " ");
     }
   }
   return bytes;

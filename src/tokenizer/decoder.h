@@ -15,8 +15,8 @@ class Decoder {
   Decoder(const std::vector<DecoderStep>& steps, const std::string& where);
   // Without steps the tokens are joined by spaces, as `tokenizers` does.
   std::string decode(std::vector<std::string> tokens) const;
-  // Of one token in the middle of a text: what no neighbour can change.
-  std::string token_bytes(std::string_view token) const;
+  // Of one token, what no neighbour can change: in the middle of a text, or as its first token.
+  std::string token_bytes(std::string_view token, bool at_start) const;
 
  private:
   struct Step {

@@ -26,7 +26,7 @@ class ModelTokenizer final : public Tokenizer {
 
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override;
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const override;
-  std::string token_bytes(int32_t id) const override;
+  std::string token_bytes(int32_t id, bool at_start) const override;
   bool is_special(int32_t id) const override { return known(id) && special_[id]; }
   std::optional<int32_t> id_of(std::string_view token) const override;
   int32_t vocab_size() const override { return static_cast<int32_t>(tokens_.size()); }
@@ -158,8 +158,8 @@ std::string ModelTokenizer::decode(std::span<const int32_t> ids, bool skip_speci
   return replace_invalid_utf8(decoder_.decode(std::move(tokens)));
 }
 
-std::string ModelTokenizer::token_bytes(int32_t id) const {
-  return known(id) ? decoder_.token_bytes(tokens_[id]) : std::string();
+std::string ModelTokenizer::token_bytes(int32_t id, bool at_start) const {
+  return known(id) ? decoder_.token_bytes(tokens_[id], at_start) : std::string();
 }
 
 std::optional<int32_t> ModelTokenizer::id_of(std::string_view token) const {

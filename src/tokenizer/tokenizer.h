@@ -50,8 +50,9 @@ class Tokenizer {
   virtual std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const = 0;
   // Joined and decoded; invalid UTF-8 becomes U+FFFD.
   virtual std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const = 0;
-  // The raw bytes of one token, possibly a part of a UTF-8 sequence; "" for ids outside the vocabulary.
-  virtual std::string token_bytes(int32_t id) const = 0;
+  // The raw bytes of one token, possibly a part of a UTF-8 sequence; "" for ids outside the vocabulary. `at_start`: as
+  // the first token of a text, where decode() drops the space that only marks the start of a word.
+  virtual std::string token_bytes(int32_t id, bool at_start = false) const = 0;
   virtual bool is_special(int32_t id) const = 0;
   virtual std::optional<int32_t> id_of(std::string_view token) const = 0;
   virtual int32_t vocab_size() const = 0;  // ids are 0 .. vocab_size-1, added tokens included

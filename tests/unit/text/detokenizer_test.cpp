@@ -56,6 +56,41 @@ TEST(Detokenizer, HoldsBackAnUnfinishedCharacter) {
   EXPECT_EQ(d.push(byte("a")), "a");
 }
 
+// Vocabularies that mark the start of a word: the first mark of a text is no space, that of a continuation is one.
+TEST(Detokenizer, TheFirstSpaceOfATextIsNotShown) {
+  for (const char* file : {"unigram", "characters"}) {
+    const Json json = recorded(file);
+    const auto t = Tokenizer::from_json(json["tokenizer"].dump(), file);
+    const auto ids = t->encode("The river was 河", false);
+    const std::string text = t->decode(ids, true);
+    ASSERT_TRUE(text.starts_with("The river"));
+    Detokenizer whole(t, true, true), rest(t);
+    for (int round = 0; round < 2; ++round) {  // ready for another text after flush()
+      std::string first, later;
+      for (const int32_t id : ids) {
+        first += whole.push(id);
+        later += rest.push(id);
+      }
+      first += whole.flush();
+      later += rest.flush();
+      EXPECT_EQ(first, text);
+      EXPECT_EQ(later, " " + text);
+    }
+  }
+}
+
+// Characters that come as several byte tokens, complete and not.
+TEST(Detokenizer, ByteTokensBecomeCharacters) {
+  const auto t = Tokenizer::from_json(recorded("characters")["tokenizer"].dump(), "characters");
+  Detokenizer d(t);
+  EXPECT_EQ(d.push(*t->id_of("<0xF0>")), "");
+  EXPECT_EQ(d.push(*t->id_of("<0x9F>")), "");
+  EXPECT_EQ(d.push(*t->id_of("<0x98>")), "");
+  EXPECT_EQ(d.push(*t->id_of("<0x80>")), "😀");
+  EXPECT_EQ(d.push(*t->id_of("<0xE4>")), "");
+  EXPECT_EQ(d.push(*t->id_of("a")), "\uFFFDa");
+}
+
 TEST(Detokenizer, SpecialTokensAreShownOnRequest) {
   const auto t = Tokenizer::from_json(recorded("gpt2")["tokenizer"].dump(), "gpt2");
   EXPECT_EQ(Detokenizer(t, true).push(0), "");

@@ -27,7 +27,7 @@ class ByteTokenizer : public Tokenizer {
     for (const int32_t id : ids) text += id == kBos ? "<s>" : std::string(1, static_cast<char>(id));
     return text;
   }
-  std::string token_bytes(int32_t id) const override { return std::string(1, static_cast<char>(id)); }
+  std::string token_bytes(int32_t id, bool) const override { return std::string(1, static_cast<char>(id)); }
   bool is_special(int32_t id) const override { return id == kBos; }
   std::optional<int32_t> id_of(std::string_view) const override { return std::nullopt; }
   int32_t vocab_size() const override { return 257; }

@@ -55,6 +55,32 @@ TEST(Utf8, CodePointsForwardAndBackward) {
   EXPECT_EQ(pos, 0u);
 }
 
+TEST(Unicode, GraphemeClusters) {
+  // Each row is one cluster; the rows joined are cut back into them.
+  const std::vector<std::string> clusters = {
+      "a",  "e\u0301\u0316", "\r\n", "\n", "\r", "\u1112\u1161\u11ab", "각", "😀", "👩\u200d👩\u200d👧", "👍🏽", "🇩🇪", "🇫",
+      "x",  "क\u094d\u0937\u093f", "\u0600\u0661", "©\u200d", "b", "\u0000"s};
+  std::string all;
+  for (const std::string& c : clusters) all += c;
+  size_t pos = 0;
+  for (const std::string& c : clusters) {
+    const size_t end = grapheme_end(all, pos);
+    EXPECT_EQ(all.substr(pos, end - pos), c);
+    pos = end;
+  }
+  EXPECT_EQ(pos, all.size());
+}
+
+// Code points that came after the Unicode versions which `tokenizers` has are nothing special.
+TEST(Unicode, CategoriesOfOldVersions) {
+  EXPECT_TRUE(is_punctuation('$') && is_punctuation(0x3002) && is_punctuation(0x166d));
+  EXPECT_FALSE(is_punctuation('a') || is_punctuation(0x61d) || is_punctuation(0x20ac));
+  EXPECT_TRUE(is_mark(0x301) && is_mark(0x903) && !is_mark(0x9fe));
+  EXPECT_TRUE(is_nonspacing_mark(0x301) && !is_nonspacing_mark(0x903) && !is_nonspacing_mark(0x1885));
+  EXPECT_TRUE(is_other(0x200d) && is_other(0xe000) && !is_other(0x378) && !is_other('a'));
+  EXPECT_EQ(normalize_unicode("\u32fe\u32ff", NormalForm::kNfkc), "ヲ\u32ff");  // U+32FF is of Unicode 12.1
+}
+
 TEST(ByteLevel, EveryByteHasOneCharacter) {
   std::string all;
   for (int b = 0; b < 256; ++b) all += static_cast<char>(b);
