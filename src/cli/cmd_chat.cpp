@@ -187,7 +187,7 @@ class Chat {
     std::string text;
     FinishEvent finish;
     bool running = true;
-    Detokenizer detokenizer(tokenizer_);
+    Detokenizer detokenizer(tokenizer_, /*skip_special_tokens=*/true, /*at_start=*/true);
     const auto take = [&](const std::string& piece) {
       text += piece;
       if (context_.json) return;

@@ -88,7 +88,7 @@ void Answer::start(std::vector<std::vector<int32_t>> prompts) {
   const ServedModel& model = service_.model();
   const auto answers = prompts_.size() * static_cast<size_t>(request_.n);
   for (size_t i = 0; i < answers; ++i) {
-    choices_.emplace_back(model.tokenizer, request_.stops);
+    choices_.emplace_back(model.tokenizer, request_.stops, request_.chat);
     if (!request_.echo) continue;
     const size_t prompt = i / static_cast<size_t>(request_.n);
     choices_.back().text = prompt < request_.texts.size() ? request_.texts[prompt]

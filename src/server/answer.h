@@ -28,8 +28,11 @@ class Answer : public std::enable_shared_from_this<Answer> {
  private:
   // One of the answers: of prompt i and choice c the number i * n + c.
   struct Choice {
-    Choice(std::shared_ptr<const Tokenizer> tokenizer, std::vector<std::string> stop_strings)
-        : detokenizer(std::move(tokenizer)), stops(std::move(stop_strings)) {}
+    // starts_text: the answer is a text of its own, as in a chat, not the end of a prompt's.
+    Choice(std::shared_ptr<const Tokenizer> tokenizer, std::vector<std::string> stop_strings,
+           bool starts_text)
+        : detokenizer(std::move(tokenizer), /*skip_special_tokens=*/true, starts_text),
+          stops(std::move(stop_strings)) {}
     Detokenizer detokenizer;
     StopStrings stops;
     std::string text;        // all of it, but for what was sent when streaming
