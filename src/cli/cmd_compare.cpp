@@ -186,14 +186,6 @@ int run(const Context& context, Options o) {
   return 0;
 }
 
-std::string whole_number_or_auto(const std::string& value) {
-  if (value == "auto") return {};
-  const bool digits =
-      !value.empty() && value.size() < 10 && value.find_first_not_of("0123456789") == std::string::npos;
-  return digits && value != "0" ? std::string{}
-                                : fmt::format("'{}' is neither auto nor a positive number", value);
-}
-
 }  // namespace
 
 void add_compare(CLI::App& app, Context& context) {

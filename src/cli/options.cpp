@@ -133,6 +133,14 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error) {
   return fmt::format("{}: {}", path, error.what());
 }
 
+std::string whole_number_or_auto(const std::string& value) {
+  if (value == "auto") return {};
+  const bool digits =
+      !value.empty() && value.size() < 10 && value.find_first_not_of("0123456789") == std::string::npos;
+  return digits && value != "0" ? std::string{}
+                                : fmt::format("'{}' is neither auto nor a positive number", value);
+}
+
 void print_json(const nlohmann::ordered_json& object) {
   print_line(object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "text/json_schema.h"
 
 namespace awq::server {
 namespace {
@@ -285,25 +286,6 @@ void read_template_arguments(const Fields& fields, Json& context) {
 }
 
 }  // namespace
-
-size_t json_depth(std::string_view json) {
-  size_t depth = 0, deepest = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const char c = json[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      deepest = std::max(deepest, ++depth);
-    } else if ((c == '}' || c == ']') && depth > 0) {
-      --depth;
-    }
-  }
-  return deepest;
-}
 
 CompletionRequest parse_completion(std::string_view body) {
   const Json json = parse_object(body);

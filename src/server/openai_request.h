@@ -45,9 +45,6 @@ struct CompletionRequest {
 CompletionRequest parse_completion(std::string_view body);
 CompletionRequest parse_chat(std::string_view body);
 
-// Nesting of brackets outside strings: checked before a parser sees the text.
-size_t json_depth(std::string_view json);
-
 struct TokenizeRequest {
   std::string model, text, context;  // the second for messages
   bool add_special_tokens = true;

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "server/openai_request.h"
+#include "text/json_schema.h"
 
 namespace awq::server {
 namespace {

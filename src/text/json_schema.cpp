@@ -449,7 +449,9 @@ class Compiler {
   std::vector<std::pair<std::string, int32_t>> pending_;
 };
 
-size_t depth_of(std::string_view json) {
+}  // namespace
+
+size_t json_depth(std::string_view json) {
   size_t depth = 0, deepest = 0;
   bool in_string = false;
   for (size_t i = 0; i < json.size(); ++i) {
@@ -468,8 +470,6 @@ size_t depth_of(std::string_view json) {
   return deepest;
 }
 
-}  // namespace
-
 std::shared_ptr<const Grammar> json_object_grammar() {
   GrammarBuilder builder;
   const int32_t root = builder.new_rule();
@@ -484,7 +484,7 @@ std::shared_ptr<const Grammar> json_schema_grammar(std::string_view schema) {
          kMaxSchemaBytes);
   // A schema within another takes at most three levels of JSON ("properties", its name, "anyOf" and the
   // like).
-  if (const size_t depth = depth_of(schema); depth > 3 * kMaxSchemaDepth)
+  if (const size_t depth = json_depth(schema); depth > 3 * kMaxSchemaDepth)
     fail(Code::kBadArgument, "the JSON schema is nested {} deep: expected at most {}", depth,
          3 * kMaxSchemaDepth);
   Json document;

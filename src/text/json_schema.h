@@ -16,6 +16,9 @@ namespace awq {
 
 inline constexpr size_t kMaxSchemaBytes = 65536, kMaxSchemaDepth = 32;
 
+// Nesting of brackets outside strings: checked before a parser sees a text.
+size_t json_depth(std::string_view json);
+
 // Any JSON object: response_format json_object.
 std::shared_ptr<const Grammar> json_object_grammar();
 // kBadArgument with the place in the schema ("at /properties/age: ..."); kUnsupported for keywords outside
