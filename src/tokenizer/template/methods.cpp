@@ -63,23 +63,34 @@ Value splitlines(const Call& c) {
   return list_of(c, split_lines(c.text(), keep));
 }
 
+// The optional arguments start and end, the last ones of a method, as Python slices: code points [begin,
+// end).
+struct Range {
+  explicit Range(const Call& c) {
+    const auto clamp = [&](int64_t i) {
+      return std::min(std::max<int64_t>(python_index(i, c.length()), 0), c.length());
+    };
+    const int64_t start = python_index(c.args.integer("start").value_or(0), c.length());
+    begin = clamp(start), end = clamp(c.args.integer("end").value_or(c.length()));
+    is_nowhere = start > c.length() || begin > end;
+    c.args.done();
+  }
+  std::string_view of(std::string_view text) const { return substring(text, begin, std::max(begin, end)); }
+
+  int64_t begin, end;
+  bool is_nowhere;  // not even the empty string is found there
+};
+
 template <bool kAtEnd>
 Value affix(const Call& c) {
   const Value& wanted = c.args.required(kAtEnd ? "suffix" : "prefix");
   require_defined(wanted);
-  const int64_t begin = c.args.integer("start").value_or(0), end = c.args.integer("end").value_or(c.length());
-  c.args.done();
-  const auto clamp = [&](int64_t i) {
-    return std::min(std::max<int64_t>(python_index(i, c.length()), 0), c.length());
-  };
-  const bool whole = begin == 0 && end == c.length();
-  const bool outside = python_index(begin, c.length()) > c.length();
-  const std::string_view text =
-      whole ? c.text() : substring(c.text(), clamp(begin), std::max(clamp(begin), clamp(end)));
+  const Range range(c);
+  const bool whole = range.begin == 0 && range.end == c.length();
+  const std::string_view text = whole ? c.text() : range.of(c.text());
   const auto has = [&](const Value& v) {
     if (!v.is_string()) refuse("{}() first arg must be str or a tuple of str, not {}", c.name, type_name(v));
-    return !outside && clamp(begin) <= clamp(end) &&
-           (kAtEnd ? text.ends_with(v.text()) : text.starts_with(v.text()));
+    return !range.is_nowhere && (kAtEnd ? text.ends_with(v.text()) : text.starts_with(v.text()));
   };
   if (!wanted.is(Kind::kTuple)) return Value::boolean(has(wanted));
   const Values& any = wanted.as<ListObject>().items;
@@ -90,35 +101,25 @@ Value affix(const Call& c) {
 template <bool kFromRight, bool kMustExist>
 Value find(const Call& c) {
   const std::string_view wanted = c.required_string("sub");
-  const auto clamp = [&](int64_t i) {
-    return std::min(std::max<int64_t>(python_index(i, c.length()), 0), c.length());
-  };
-  const int64_t start = python_index(c.args.integer("start").value_or(0), c.length());
-  const int64_t begin = clamp(start), end = clamp(c.args.integer("end").value_or(c.length()));
-  c.args.done();
+  const Range range(c);
   c.r.heap().copy(c.text().size());
-  const std::string_view text = substring(c.text(), begin, std::max(begin, end));
-  const size_t at = start > c.length() || begin > end ? std::string_view::npos
-                    : kFromRight                      ? text.rfind(wanted)
-                                                      : text.find(wanted);
+  const std::string_view text = range.of(c.text());
+  const size_t at = range.is_nowhere ? std::string_view::npos
+                    : kFromRight     ? text.rfind(wanted)
+                                     : text.find(wanted);
   if (at == std::string_view::npos) {
     if (kMustExist) refuse("substring not found");
     return Value::integer(-1);
   }
-  return Value::integer(begin + count_points(text.substr(0, at)));
+  return Value::integer(range.begin + count_points(text.substr(0, at)));
 }
 
 Value count(const Call& c) {
   const std::string_view wanted = c.required_string("sub");
-  const auto clamp = [&](int64_t i) {
-    return std::min(std::max<int64_t>(python_index(i, c.length()), 0), c.length());
-  };
-  const int64_t start = python_index(c.args.integer("start").value_or(0), c.length());
-  const int64_t begin = clamp(start), end = clamp(c.args.integer("end").value_or(c.length()));
-  c.args.done();
+  const Range range(c);
   c.r.heap().copy(c.text().size());
-  if (start > c.length() || begin > end) return Value::integer(0);
-  return Value::integer(count_occurrences(substring(c.text(), begin, end), wanted));
+  if (range.is_nowhere) return Value::integer(0);
+  return Value::integer(count_occurrences(range.of(c.text()), wanted));
 }
 
 Value replaced(const Call& c) {
