@@ -14,9 +14,9 @@ namespace awq {
 namespace {
 
 constexpr double kUnknownPenalty = 10.0;  // below the worst piece
-// The SentencePiece library (0.2.3) starts its single-precision sums anew below this, where all ways to cut
-// meet.
-constexpr double kRestartBelow = -100'000;
+// The SentencePiece library (0.2.3) keeps its single-precision sums within this of zero by subtracting the
+// sum at hand from those of all places ahead that were reached.
+constexpr double kLargestSum = 100'000;
 
 }  // namespace
 
@@ -91,8 +91,12 @@ void Unigram::best_cuts(std::string_view word, std::vector<Cut>& ends) const {
   size_t furthest = 0;  // where the pieces found so far end at the latest
   for (size_t begin = 0; begin < word.size();) {
     const size_t character = utf8_length(word[begin]);
-    const bool restart = sentencepiece_ && begin >= furthest && sums[begin] < kRestartBelow;
-    const Sum here = restart ? Sum{0} : sums[begin];
+    if (sentencepiece_ && std::fabs(sums[begin]) > kLargestSum) {
+      const Sum passed = sums[begin];
+      for (size_t i = begin; i <= furthest; ++i)
+        if (i == begin || ends[i].begin != kNone) sums[i] -= passed;
+    }
+    const Sum here = sums[begin];
     const auto offer = [&](size_t end, int32_t id, double added) {
       furthest = std::max(furthest, end);
       const auto sum = static_cast<Sum>(added + static_cast<double>(here));
