@@ -1,5 +1,5 @@
-// awq eval: perplexity of a model, or how far its predictions are from a reference model's, on a text.
-#include <fmt/core.h>
+// awq eval: perplexity of a model, or how far its predictions are from a reference model's, on a text; or its score on a task.
+#include <fmt/format.h>
 
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -9,6 +9,7 @@
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/tokenizer_source.h"
 #include "cli/commands.h"
+#include "cli/eval_tasks.h"
 #include "cli/options.h"
 #include "eval/perplexity.h"
 #include "text/protocol.h"
@@ -16,11 +17,7 @@
 namespace awq::cli {
 namespace {
 
-struct Options {
-  std::string model, task, data = "builtin", protocol = "raw2048", reference, precision = "exact";
-  int head_bits = 0;
-  int64_t limit = 0;  // windows, 0: all
-};
+using Options = EvalOptions;
 
 std::shared_ptr<const Model> load_model(const Context& context, const Options& o,
                                         const Checkpoint& checkpoint) {
@@ -113,7 +110,7 @@ void print_text(const Options& o, const TextSet& text, const Evaluation& e, doub
                          grouped(e.targets), e.windows, human_seconds(seconds)));
 }
 
-int run(const Context& context, const Options& o) {
+int run_text(const Context& context, const Options& o) {
   const double start = now_seconds();
   const Protocol protocol = protocol_named(o.protocol);
   const auto checkpoint = Checkpoint::open(resolve_model(o.model));
@@ -145,42 +142,63 @@ int run(const Context& context, const Options& o) {
   return 0;
 }
 
+bool is_text_task(const std::string& task) { return task == "ppl" || task == "kl"; }
+
+// What the parser cannot say: which options belong together.
+void check_options(const CLI::App& command, const Options& o) {
+  const auto given = [&](const char* name) { return command.count(name) > 0; };
+  if (o.task == "kl" && o.reference.empty())
+    throw CLI::ValidationError("--task kl", "needs --reference MODEL, the model to compare with");
+  if (o.task == "ppl" && !o.reference.empty()) throw CLI::ValidationError("--reference", "is for --task kl and for tasks with answers");
+  for (const char* name : {"--fewshot", "--num-fewshot", "--samples"})
+    if (is_text_task(o.task) && given(name)) throw CLI::ValidationError(name, "is for tasks with answers, not for --task " + o.task);
+  if (is_text_task(o.task)) return;
+  if (!given("--data")) throw CLI::ValidationError("--task " + o.task, "needs --data FILE, its questions as JSON lines (docs/evaluation.md)");
+  if (given("--protocol")) throw CLI::ValidationError("--protocol", "is for --task ppl and kl");
+  if (given("--num-fewshot") && o.shots > 0 && o.fewshot.empty())
+    throw CLI::ValidationError("--num-fewshot", "needs --fewshot FILE, the solved examples");
+}
+
 }  // namespace
 
 void add_eval(CLI::App& app, Context& context) {
   auto o = std::make_shared<Options>();
   auto& command = add_command(app, context,
-                              {"eval", "Measure perplexity, or KL to a reference model",
-                               "awq eval ./model --task ppl --data wikitext2.test.raw\n"
-                               "awq eval ./model-awq --task kl --reference ./model"},
-                              [&context, o] { return run(context, *o); });
+                              {"eval", "Measure perplexity, KL to a reference model, or tasks",
+                               "awq eval ./model-awq --task kl --reference ./model\n"
+                               "awq eval ./model --task mmlu --data mmlu.jsonl --fewshot dev.jsonl"},
+                              [&context, o] { return is_text_task(o->task) ? run_text(context, *o) : run_task(context, *o); });
   command.add_option("model", o->model, "Hugging Face directory, .gguf file, or org/name in the cache")
       ->required()
       ->type_name("MODEL");
-  command.add_option("--task", o->task, "ppl|kl: perplexity, or distance to --reference as well")
+  std::vector<std::string> tasks = task_names();
+  tasks.insert(tasks.begin(), {"ppl", "kl"});
+  command.add_option("--task", o->task, "ppl|kl (distance to --reference) on a text, or " + fmt::format("{}", fmt::join(task_names(), ", ")))
       ->required()
-      ->check(one_of({"ppl", "kl"}))
+      ->check(one_of(tasks))
       ->type_name("TASK");
-  command.add_option("--reference", o->reference, "the model to compare with (--task kl)")
+  command.add_option("--reference", o->reference, "the model to compare with; for tasks also its --samples file (.jsonl)")
       ->type_name("MODEL");
   command
       .add_option("--data", o->data,
-                  "builtin (held-out text), a text file, a .jsonl ({\"text\": ...}) file, or - for stdin")
+                  "builtin (held-out text), a text file, a .jsonl ({\"text\": ...}) file, or - for stdin; of a task its questions, "
+                  "one JSON object a line")
       ->type_name("TEXT");
   const auto names = protocol_names();
   command.add_option("--protocol", o->protocol, "raw2048|gptq2048|llamacpp512: how text becomes windows")
       ->check(one_of({names.begin(), names.end()}))
       ->type_name("NAME");
-  command.add_option("--limit", o->limit, "use only the first N windows")
+  command.add_option("--limit", o->limit, "use only the first N windows, or questions (of each MMLU subject)")
       ->check(CLI::Range(1, 1 << 30))
       ->type_name("N");
   add_precision_options(command, o->precision, o->head_bits);
-  command.parse_complete_callback([o] {
-    if (o->task == "kl" && o->reference.empty())
-      throw CLI::ValidationError("--task kl", "needs --reference MODEL, the model to compare with");
-    if (o->task == "ppl" && !o->reference.empty())
-      throw CLI::ValidationError("--reference", "is for --task kl");
-  });
+  command.add_option("--fewshot", o->fewshot, "solved examples to put in front of each question, in the form of --data")->type_name("FILE");
+  command.add_option("--num-fewshot", o->shots, "so many of them; else 5 for MMLU and the whole file for other tasks")
+      ->check(CLI::Range(0, 1000))
+      ->type_name("N");
+  command.add_option("--samples", o->samples, "write each answer there as it comes; the same command goes on where it was stopped")
+      ->type_name("FILE");
+  command.parse_complete_callback([o, &command] { check_options(command, *o); });
 }
 
 }  // namespace awq::cli

@@ -1,0 +1,163 @@
+#include "cli/eval_tasks.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "base/system.h"
+#include "base/version.h"
+#include "checkpoint/hub_cache.h"
+#include "checkpoint/manifest.h"
+#include "checkpoint/tokenizer_source.h"
+#include "eval/task_run.h"
+#include "text/text_source.h"
+
+namespace awq::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr int64_t kMmluShots = 5;  // Hendrycks et al. 2021
+
+// A checkpoint with what a task needs of it.
+struct Subject {
+  std::shared_ptr<const Checkpoint> checkpoint;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const Model> model;
+};
+
+Subject open_subject(const std::string& name) {
+  Subject s;
+  s.checkpoint = Checkpoint::open(resolve_model(name));
+  s.tokenizer = load_tokenizer(*s.checkpoint);
+  return s;
+}
+
+void load(Subject& s, const EvalOptions& o, Precision precision, const Context& context) {
+  LoadOptions options{precision, context.report};
+  options.head_bits = o.head_bits;
+  s.model = Model::load(*s.checkpoint, options);
+}
+
+// What a --samples file belongs to. `prompts`: whatever decides what the model is asked.
+ordered_json identity(const EvalOptions& o, const ChoiceData& data, const Checkpoint& checkpoint) {
+  return {{"task", o.task},
+          {"data_sha256", data.sha256},
+          {"fewshot_sha256", data.fewshot_sha256},
+          {"num_fewshot", data.shots},
+          {"model_sha256", checkpoint.fingerprint()},
+          {"precision", o.precision},
+          {"head_bits", o.head_bits}};
+}
+
+int64_t shots_of(const EvalOptions& o) {
+  if (o.fewshot.empty()) return 0;
+  if (o.shots >= 0) return o.shots;
+  return o.task == "mmlu" ? kMmluShots : static_cast<int64_t>(read_task_file(o.fewshot).lines.size());
+}
+
+bool is_samples_file(const std::string& name) { return name.ends_with(".jsonl"); }
+
+// The reference's answers: of an earlier run's file, or asked for now.
+std::vector<TaskItem> reference_items(const EvalOptions& o, const ChoiceTask& task, const ChoiceData& data, const Context& context) {
+  if (is_samples_file(o.reference)) {
+    LoggedTask logged = read_task_log(o.reference);
+    const ordered_json expected = {{"task", o.task}, {"data_sha256", data.sha256}, {"num_fewshot", data.shots}};
+    for (const auto& [key, value] : expected.items())
+      if (logged.identity.value(key, ordered_json()) != value)
+        fail(Code::kBadArgument, "--reference {}: expected {} {}, got {}", o.reference, key, value.dump(),
+             logged.identity.value(key, ordered_json()).dump());
+    return std::move(logged.items);
+  }
+  Subject reference = open_subject(o.reference);
+  load(reference, o, Precision::kExact, context);
+  TaskLog log;
+  return run_choice_task(*reference.model, *reference.tokenizer, task, data, log, context.report).items;
+}
+
+void print_scores(const ordered_json& results) {
+  for (const auto& [name, entry] : results.items()) {
+    std::string line = fmt::format("{:<42}", entry.at("alias").get<std::string>());
+    for (const auto& [key, value] : entry.items()) {
+      const size_t comma = key.find(',');
+      if (comma == std::string::npos || key.find("_stderr") != std::string::npos) continue;
+      const std::string metric = key.substr(0, comma), filter = key.substr(comma + 1);
+      const ordered_json& error = entry.at(metric + "_stderr," + filter);
+      line += fmt::format("  {}{} {:.4f}{}", metric, filter == "none" ? "" : " (" + filter + ")", value.get<double>(),
+                          error.is_number() ? fmt::format(" ±{:.4f}", error.get<double>()) : "");
+    }
+    print_line(line);
+  }
+}
+
+void print_paired(const std::map<std::string, PairedScore>& paired, const std::string& reference) {
+  for (const auto& [metric, p] : paired)
+    print_line(fmt::format("against {}: {} {:+.4f} ±{:.4f} (95 %), right only here {}, only there {}{}{}", reference,
+                           metric.substr(0, metric.find(',')), p.difference, p.ci95, p.only_model, p.only_reference,
+                           std::isnan(p.p) ? "" : fmt::format(", McNemar p {:.3g}", p.p), p.tie ? ": a tie" : ""));
+}
+
+int report_task(const Context& context, const EvalOptions& o, const TaskReport& report, const ordered_json& extra,
+                const std::vector<TaskItem>* reference, double seconds) {
+  ordered_json json = harness_json(report);
+  if (context.json) {
+    ordered_json out = {{"schema", "awq.eval-task/1"}};
+    out.update(json);
+    ordered_json config = {{"model", o.model}, {"precision", o.precision}, {"limit", o.limit > 0 ? ordered_json(o.limit) : ordered_json(nullptr)},
+                           {"awq_version", kVersion}};
+    config.update(extra);
+    out["config"] = std::move(config);
+    if (reference != nullptr) {
+      out["reference"] = o.reference;
+      out["paired"] = paired_json(report, *reference);
+    }
+    out["seconds"] = seconds;
+    print_json(out);
+  } else {
+    print_scores(json.at("results"));
+    if (reference != nullptr) print_paired(paired_scores(report, *reference), o.reference);
+    print_line(fmt::format("{} items, {}-shot, {}; ± is one standard error", report.items.size(), report.shots, human_seconds(seconds)));
+  }
+  return 0;
+}
+
+int run_choice(const Context& context, const EvalOptions& o, const ChoiceTask& task) {
+  const double start = now_seconds();
+  const ChoiceData data = read_choice_data(task, o.data, o.fewshot, shots_of(o), o.limit);
+  Subject subject = open_subject(o.model);
+  TaskLog log;
+  if (!o.samples.empty()) log = TaskLog(o.samples, identity(o, data, *subject.checkpoint));
+  if (log.restored() > 0)
+    awq::log(Level::kInfo, "{}: {} items are done already", o.samples, log.restored());
+  load(subject, o, precision_named(o.precision), context);
+  const TaskRun run = run_choice_task(*subject.model, *subject.tokenizer, task, data, log, context.report);
+  const TaskReport report{task.name, choice_metrics(task), task.version, data.shots, run.items, data.available};
+  std::vector<TaskItem> reference;
+  if (!o.reference.empty()) {
+    subject.model.reset();
+    reference = reference_items(o, task, data, context);
+  }
+  const ordered_json extra = {{"data", data.name}, {"data_sha256", data.sha256}, {"fewshot_sha256", data.fewshot_sha256},
+                              {"tokens_asked", run.tokens_asked}, {"tokens_run", run.tokens_run}};
+  return report_task(context, o, report, extra, o.reference.empty() ? nullptr : &reference, now_seconds() - start);
+}
+
+}  // namespace
+
+std::vector<std::string> task_names() {
+  std::vector<std::string> names;
+  for (const ChoiceTask& task : choice_tasks()) names.emplace_back(task.name);
+  return names;
+}
+
+int run_task(const Context& context, const EvalOptions& options) {
+  const ChoiceTask* choice = find_choice_task(options.task);
+  check_internal(choice != nullptr, "a task that nothing runs");
+  return run_choice(context, options, *choice);
+}
+
+}  // namespace awq::cli

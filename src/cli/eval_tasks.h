@@ -1,0 +1,22 @@
+// `awq eval` on tasks with right answers: multiple choice, GSM8K, HumanEval.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+
+namespace awq::cli {
+
+struct EvalOptions {
+  std::string model, task, data = "builtin", protocol = "raw2048", reference, precision = "exact";
+  int head_bits = 0;
+  int64_t limit = 0;  // windows of a text, items of a task; 0: all
+  // Of tasks only:
+  std::string fewshot, samples;
+  int64_t shots = -1;  // -1: as many as is usual
+};
+
+std::vector<std::string> task_names();
+int run_task(const Context& context, const EvalOptions& options);
+
+}  // namespace awq::cli

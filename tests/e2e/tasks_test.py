@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""awq eval on tasks, on a tiny checkpoint: scores, the harness's form, going on where a run was stopped, paired comparison.
+
+Usage: tasks_test.py PATH_TO_AWQ
+"""
+from tiny import *
+
+
+def question(i, **changes):
+    return {"question": f"What is {i} and {i + 1}?", "choices": ["the tide", "a boat", "sand"], "answer": i % 3, **changes}
+
+
+class Tasks(TinyCase):
+    def setUp(self):
+        super().setUp()
+        self.model = write_model(self.dir / "model", llama_config(num_hidden_layers=2))
+        self.other = write_model(self.dir / "other", llama_config(num_hidden_layers=2), random_tensors(llama_config(num_hidden_layers=2), 2))
+
+    def lines(self, name, objects):
+        path = self.dir / name
+        path.write_text("".join(json.dumps(o) + "\n" for o in objects))
+        return path
+
+    def test_scores_follow_from_the_log_likelihoods(self):
+        data, samples = self.lines("arc.jsonl", map(question, range(20))), self.dir / "samples.jsonl"
+        result = self.ok("eval", self.model, "--task", "arc_easy", "--data", data, "--samples", samples, "--limit", 12)
+        items = [json.loads(line) for line in samples.read_text().splitlines()[1:]]
+        self.assertEqual(len(items), 12)
+        right, right_norm = [], []
+        for i, item in enumerate(items):
+            logprobs, lengths = item["logprobs"], [len(c) for c in question(i)["choices"]]
+            self.assertEqual(item["chosen"], max(range(3), key=lambda c: logprobs[c]))
+            right.append(item["chosen"] == i % 3)
+            right_norm.append(max(range(3), key=lambda c: logprobs[c] / lengths[c]) == i % 3)
+        scores = result["results"]["arc_easy"]
+        p = sum(right) / 12
+        self.assertAlmostEqual(scores["acc,none"], p)
+        self.assertAlmostEqual(scores["acc_stderr,none"], math.sqrt(p * (1 - p) / 11))
+        self.assertAlmostEqual(scores["acc_norm,none"], sum(right_norm) / 12)
+        self.assertEqual(result["n-samples"]["arc_easy"], {"original": 20, "effective": 12})
+        self.assertLess(result["config"]["tokens_run"], result["config"]["tokens_asked"])
+
+    def test_a_run_goes_on_and_refuses_anothers_answers(self):
+        data, samples = self.lines("obqa.jsonl", map(question, range(10))), self.dir / "samples.jsonl"
+        run = ("eval", self.model, "--task", "openbookqa", "--data", data)
+        whole = self.ok(*run)
+        self.ok(*run, "--samples", samples, "--limit", 4)
+        text = samples.read_text()
+        samples.write_text(text[:-7])  # as a kill leaves it
+        resumed = self.ok(*run, "--samples", samples)
+        self.assertEqual(resumed["results"], whole["results"])
+        self.assertEqual(len(samples.read_text().splitlines()), 11)
+        self.assertEqual(self.ok(*run, "--samples", samples)["config"]["tokens_run"], 0)
+        done = awq("eval", self.other, "--task", "openbookqa", "--data", data, "--samples", samples)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("belongs to another run: its model_sha256", done.stderr)
+
+    def test_paired_with_a_model_or_its_answers(self):
+        data, samples = self.lines("wino.jsonl", [{"question": f"{i} boats: the _ sank.", "choices": ["first", "last"], "answer": i % 2}
+                                                  for i in range(16)]), self.dir / "other.jsonl"
+        run = ("--task", "winogrande", "--data", data)
+        theirs = self.ok("eval", self.other, *run, "--samples", samples)
+        against_model = self.ok("eval", self.model, *run, "--reference", self.other)
+        against_file = self.ok("eval", self.model, *run, "--reference", samples)
+        self.assertEqual(against_model["paired"], against_file["paired"])
+        paired = against_file["paired"]["acc,none"]
+        ours = against_file["results"]["winogrande"]["acc,none"]
+        self.assertAlmostEqual(paired["difference"], ours - theirs["results"]["winogrande"]["acc,none"])
+        self.assertAlmostEqual(16 * paired["difference"], paired["only_model"] - paired["only_reference"])
+        itself = self.ok("eval", self.other, *run, "--reference", samples)["paired"]["acc,none"]
+        self.assertEqual((itself["difference"], itself["mcnemar_p"], itself["tie"]), (0, 1, True))
+
+    def test_mmlu_by_subject_with_examples(self):
+        def mmlu(subject, i):
+            return question(i, subject=subject, choices=["1", "2", "3", "4"])
+        subjects = "anatomy", "astronomy"
+        data = self.lines("mmlu.jsonl", [mmlu(s, i) for s in subjects for i in range(6)])
+        dev = self.lines("dev.jsonl", [mmlu(s, i) for s in subjects for i in range(5)])
+        result = self.ok("eval", self.model, "--task", "mmlu", "--data", data, "--fewshot", dev, "--limit", 4)
+        self.assertEqual(result["n-shot"]["mmlu_anatomy"], 5)
+        self.assertEqual(result["group_subtasks"]["mmlu"], ["mmlu_stem"])
+        self.assertEqual(result["n-samples"]["mmlu_astronomy"], {"original": 6, "effective": 4})
+        self.assertAlmostEqual(result["results"]["mmlu"]["acc,none"],
+                               sum(result["results"][f"mmlu_{s}"]["acc,none"] for s in subjects) / 2)
+
+    def test_wrong_files_and_command_lines(self):
+        bad = self.lines("bad.jsonl", [question(0), question(1, answer=3)])
+        done = awq("eval", self.model, "--task", "arc_easy", "--data", bad)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"\Aawq: error: \S*bad\.jsonl:2: \"answer\" or \"label\": expected a whole number from 0 to 2, [^\n]*got 3\n\Z")
+        for arguments, message in [(("--task", "arc_easy"), "needs --data FILE"), (("--task", "ppl", "--samples", "x"), "--samples"),
+                                   (("--task", "piqa", "--data", "x", "--num-fewshot", "2"), "needs --fewshot FILE")]:
+            done = awq("eval", self.model, *arguments)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(message, done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
