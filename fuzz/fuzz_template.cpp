@@ -21,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::shared_ptr<const ChatTemplate> source;
   if (!fuzz::accepts([&] { source = ChatTemplate::parse(fuzz::text_of(data, size), "file"); })) return 0;
   TemplateLimits limits;
-  limits.steps = 4'000;
+  limits.steps = 500;
   limits.output_bytes = 1 << 16;
   limits.memory_bytes = 1 << 20;
   limits.now_seconds = 1'700'000'000;

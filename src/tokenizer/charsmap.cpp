@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "tokenizer/unicode.h"
 
 namespace awq {
 namespace {
@@ -30,6 +31,8 @@ Charsmap::Charsmap(std::string_view bytes, const std::string& where) {
   units_.resize(trie_bytes / sizeof(uint32_t));
   std::memcpy(units_.data(), bytes.data() + sizeof trie_bytes, trie_bytes);
   replacements_ = bytes.substr(sizeof trie_bytes + trie_bytes);
+  if (!is_valid_utf8(replacements_))
+    fail(Code::kBadFile, "{}: precompiled_charsmap: expected replacements in UTF-8, got other bytes", where);
 }
 
 // Every entry that is a prefix of the text, until `found` says false. A file can lead anywhere: a place
@@ -51,7 +54,7 @@ void Charsmap::walk(std::string_view text, Found found) const {
 
 std::string_view Charsmap::replacement(uint32_t from) const {
   const std::string_view all = replacements_;
-  if (from >= all.size()) return {};
+  if (from >= all.size() || valid_utf8_at(all, from) == 0) return {};  // outside, or inside a character
   return all.substr(from, all.find('\0', from) - from);
 }
 

@@ -110,7 +110,9 @@ std::string sentencepiece_normalize(std::string_view text, const SentencePieceRu
   const auto next = [&]() -> Charsmap::Match {
     if (const size_t own = user_defined.longest(text, 0).first) return {own, text.substr(0, own)};
     if (const auto match = charsmap.longest(text)) return *match;
-    const size_t length = utf8_length(text[0]);
+    // A rule that ends inside a character leaves its rest behind; each such byte becomes U+FFFD.
+    const size_t length = valid_utf8_at(text, 0);
+    if (length == 0) return {1, kReplacementCharacter};
     return {length, text.substr(0, length)};
   };
   while (rules.remove_extra_whitespaces && !text.empty()) {

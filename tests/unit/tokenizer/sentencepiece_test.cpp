@@ -96,6 +96,14 @@ std::string piece(const std::string& text, int type) {
       1, 2, field(1, 2, text) + field(2, 5, std::string(4, '\0')) + field(3, 0, {static_cast<char>(type)}));
 }
 
+// Rules for the normalizer: the byte C3, with which é begins, becomes `replacement`.
+std::string charsmap(const std::string& replacement) {
+  const uint32_t units[] = {0xc0u << 10, 0, 0x8000'0000u, 0xc3u | 0x100u | 1u << 10}, bytes = sizeof units;
+  std::string out(reinterpret_cast<const char*>(&bytes), sizeof bytes);
+  out.append(reinterpret_cast<const char*>(units), sizeof units);
+  return out + replacement + '\0';
+}
+
 TEST(SentencePiece, SaysWhatIsWrong) {
   const std::string unk = piece("<unk>", 2), a = piece("a", 1);
   const std::string bytes_on = field(2, 2, "\x98\x02\1");  // field 35, byte_fallback
@@ -119,6 +127,8 @@ TEST(SentencePiece, SaysWhatIsWrong) {
       {unk + "\x80", "got the end"},
       {unk + field(2, 2, field(3, 0, "\7")), "model_type 7"},
       {unk + a + field(3, 2, field(2, 2, "\xff\xff\xff\x7f map")), "precompiled_charsmap"},
+      {unk + a + field(3, 2, field(2, 2, charsmap("x\xc3"))),
+       "precompiled_charsmap: expected replacements in UTF-8"},
       {"IQ== 0\nIg== 1\n", "SentencePiece model"},
   };
   for (const auto& row : rows) {
@@ -131,6 +141,16 @@ TEST(SentencePiece, SaysWhatIsWrong) {
     }
   }
   EXPECT_EQ(Tokenizer::from_sentencepiece(unk + a, "t")->vocab_size(), 2);
+}
+
+// A rule may end inside a character; `sentencepiece` 0.2.3 reads the bytes left over as U+FFFD each.
+TEST(SentencePiece, ARuleThatEndsInsideACharacter) {
+  const std::string model = piece("<unk>", 2) + piece("x", 1) + piece("\uFFFD", 1) +
+                            field(3, 2, field(2, 2, charsmap("x")) + field(3, 0, std::string(1, '\0')));
+  const auto t = Tokenizer::from_sentencepiece(model, "t");
+  EXPECT_EQ(t->encode("x", false), std::vector<int32_t>{1});
+  EXPECT_EQ(t->encode("é", false), (std::vector<int32_t>{1, 2}));  // C3 A9
+  EXPECT_EQ(t->encode("éx", false), (std::vector<int32_t>{1, 2, 1}));
 }
 
 TEST(SentencePiece, AModelCutOrChangedAnywhereIsReadOrRefused) {
