@@ -13,6 +13,7 @@ program awq_tokenizer_batch (`ninja -C build awq_tokenizer_batch`).
 Exit status 1 with the first differences when there are any.
 """
 import argparse
+import array
 import functools
 import io
 import json
@@ -490,7 +491,7 @@ def compare(name, kind, strings, most=5):
         reader.join()
         for k, (got_ids, got_special, *got_texts) in enumerate(result["ours"]):
             count, size = count + 1, size + len(batch[k])
-            ok = got_ids == np.array(ids[k], "<i4").tobytes() and got_special == np.array(special[k], "<i4").tobytes()
+            ok = got_ids == array.array("i", ids[k]).tobytes() and got_special == array.array("i", special[k]).tobytes()
             ok = ok and all(d[k] is None or g == d[k].encode() for g, d in zip(got_texts, decoded))
             if ok:
                 continue
