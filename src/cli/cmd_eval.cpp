@@ -12,6 +12,7 @@
 #include "cli/eval_tasks.h"
 #include "cli/options.h"
 #include "eval/perplexity.h"
+#include "runtime/request.h"
 #include "text/protocol.h"
 
 namespace awq::cli {
@@ -155,6 +156,9 @@ void check_options(const CLI::App& command, const Options& o) {
   if (is_text_task(o.task)) return;
   if (!given("--data")) throw CLI::ValidationError("--task " + o.task, "needs --data FILE, its questions as JSON lines (docs/evaluation.md)");
   if (given("--protocol")) throw CLI::ValidationError("--protocol", "is for --task ppl and kl");
+  for (const char* name : {"--answers", "--temperature", "--seed"})
+    if (given(name) && o.task != "humaneval") throw CLI::ValidationError(name, "is for --task humaneval");
+  if (o.task == "humaneval" && given("--fewshot")) throw CLI::ValidationError("--fewshot", "is not for --task humaneval");
   if (given("--num-fewshot") && o.shots > 0 && o.fewshot.empty())
     throw CLI::ValidationError("--num-fewshot", "needs --fewshot FILE, the solved examples");
 }
@@ -198,6 +202,11 @@ void add_eval(CLI::App& app, Context& context) {
       ->type_name("N");
   command.add_option("--samples", o->samples, "write each answer there as it comes; the same command goes on where it was stopped")
       ->type_name("FILE");
+  command.add_option("--answers", o->answers, "of humaneval: so many to each problem, drawn at --temperature; else the likeliest one")
+      ->check(CLI::Range(1, static_cast<int>(kMaxChoices)))
+      ->type_name("N");
+  command.add_option("--temperature", o->temperature, "of several --answers")->check(CLI::Range(0.01, 2.0))->capture_default_str()->type_name("X");
+  command.add_option("--seed", o->seed, "of several --answers")->type_name("N");
   command.parse_complete_callback([o, &command] { check_options(command, *o); });
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -13,7 +14,9 @@
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/tokenizer_source.h"
+#include "eval/answer_task.h"
 #include "eval/task_run.h"
+#include "runtime/end_ids.h"
 #include "text/text_source.h"
 
 namespace awq::cli {
@@ -43,16 +46,16 @@ void load(Subject& s, const EvalOptions& o, Precision precision, const Context& 
   s.model = Model::load(*s.checkpoint, options);
 }
 
-// What a --samples file belongs to. `prompts`: whatever decides what the model is asked.
-ordered_json identity(const EvalOptions& o, const ChoiceData& data, const Checkpoint& checkpoint) {
-  return {{"task", o.task},
-          {"data_sha256", data.sha256},
-          {"fewshot_sha256", data.fewshot_sha256},
-          {"num_fewshot", data.shots},
-          {"model_sha256", checkpoint.fingerprint()},
-          {"precision", o.precision},
-          {"head_bits", o.head_bits}};
-}
+// A task with its questions read: everything but the model.
+struct PreparedTask {
+  std::vector<std::string> metrics;
+  int version = 0;
+  int64_t shots = 0;
+  std::map<std::string, int64_t> available;
+  std::string data_name;
+  ordered_json questions;  // what decides what is asked: answers belong to nothing else
+  std::function<TaskRun(const Subject& subject, TaskLog& log, const ProgressFn& progress)> run;
+};
 
 int64_t shots_of(const EvalOptions& o) {
   if (o.fewshot.empty()) return 0;
@@ -62,12 +65,44 @@ int64_t shots_of(const EvalOptions& o) {
 
 bool is_samples_file(const std::string& name) { return name.ends_with(".jsonl"); }
 
+ordered_json questions_json(const EvalOptions& o, const std::string& sha256, const std::string& fewshot_sha256, int64_t shots) {
+  return {{"task", o.task}, {"data_sha256", sha256}, {"fewshot_sha256", fewshot_sha256}, {"num_fewshot", shots}};
+}
+
+PreparedTask prepare_choice(const EvalOptions& o, const ChoiceTask& task) {
+  const auto data = std::make_shared<const ChoiceData>(read_choice_data(task, o.data, o.fewshot, shots_of(o), o.limit));
+  PreparedTask p{choice_metrics(task), task.version, data->shots, data->available, data->name, {}, {}};
+  p.questions = questions_json(o, data->sha256, data->fewshot_sha256, data->shots);
+  p.run = [task, data](const Subject& s, TaskLog& log, const ProgressFn& progress) {
+    return run_choice_task(*s.model, *s.tokenizer, task, *data, log, progress);
+  };
+  return p;
+}
+
+PreparedTask prepare_answers(const EvalOptions& o, const AnswerTask& task) {
+  const bool programs = o.task == humaneval_task().name;
+  const auto sandbox = programs ? std::make_shared<const Sandbox>() : nullptr;
+  const auto data = std::make_shared<const AnswerData>(programs ? read_humaneval(o.data, o.limit) : read_gsm8k(o.data, o.fewshot, shots_of(o), o.limit));
+  const Drawing drawing{o.answers, o.temperature, 0.95F, o.seed};
+  PreparedTask p{answer_metrics(task, drawing), task.version, data->shots, {{"", data->available}}, data->name, {}, {}};
+  p.questions = questions_json(o, data->sha256, data->fewshot_sha256, data->shots);
+  if (o.answers > 1) p.questions.update({{"answers", o.answers}, {"temperature", o.temperature}, {"seed", o.seed}});
+  p.run = [&task, data, drawing, sandbox](const Subject& s, TaskLog& log, const ProgressFn& progress) {
+    return run_answer_task({s.model, s.tokenizer, end_ids(*s.checkpoint)}, task, *data, drawing, sandbox.get(), log, progress);
+  };
+  return p;
+}
+
+PreparedTask prepare(const EvalOptions& o) {
+  if (const ChoiceTask* choice = find_choice_task(o.task)) return prepare_choice(o, *choice);
+  return prepare_answers(o, o.task == humaneval_task().name ? humaneval_task() : gsm8k_task());
+}
+
 // The reference's answers: of an earlier run's file, or asked for now.
-std::vector<TaskItem> reference_items(const EvalOptions& o, const ChoiceTask& task, const ChoiceData& data, const Context& context) {
+std::vector<TaskItem> reference_items(const EvalOptions& o, const PreparedTask& task, const Context& context) {
   if (is_samples_file(o.reference)) {
     LoggedTask logged = read_task_log(o.reference);
-    const ordered_json expected = {{"task", o.task}, {"data_sha256", data.sha256}, {"num_fewshot", data.shots}};
-    for (const auto& [key, value] : expected.items())
+    for (const auto& [key, value] : task.questions.items())
       if (logged.identity.value(key, ordered_json()) != value)
         fail(Code::kBadArgument, "--reference {}: expected {} {}, got {}", o.reference, key, value.dump(),
              logged.identity.value(key, ordered_json()).dump());
@@ -76,7 +111,7 @@ std::vector<TaskItem> reference_items(const EvalOptions& o, const ChoiceTask& ta
   Subject reference = open_subject(o.reference);
   load(reference, o, Precision::kExact, context);
   TaskLog log;
-  return run_choice_task(*reference.model, *reference.tokenizer, task, data, log, context.report).items;
+  return task.run(reference, log, context.report).items;
 }
 
 void print_scores(const ordered_json& results) {
@@ -125,39 +160,39 @@ int report_task(const Context& context, const EvalOptions& o, const TaskReport& 
   return 0;
 }
 
-int run_choice(const Context& context, const EvalOptions& o, const ChoiceTask& task) {
-  const double start = now_seconds();
-  const ChoiceData data = read_choice_data(task, o.data, o.fewshot, shots_of(o), o.limit);
-  Subject subject = open_subject(o.model);
-  TaskLog log;
-  if (!o.samples.empty()) log = TaskLog(o.samples, identity(o, data, *subject.checkpoint));
-  if (log.restored() > 0)
-    awq::log(Level::kInfo, "{}: {} items are done already", o.samples, log.restored());
-  load(subject, o, precision_named(o.precision), context);
-  const TaskRun run = run_choice_task(*subject.model, *subject.tokenizer, task, data, log, context.report);
-  const TaskReport report{task.name, choice_metrics(task), task.version, data.shots, run.items, data.available};
-  std::vector<TaskItem> reference;
-  if (!o.reference.empty()) {
-    subject.model.reset();
-    reference = reference_items(o, task, data, context);
-  }
-  const ordered_json extra = {{"data", data.name}, {"data_sha256", data.sha256}, {"fewshot_sha256", data.fewshot_sha256},
-                              {"tokens_asked", run.tokens_asked}, {"tokens_run", run.tokens_run}};
-  return report_task(context, o, report, extra, o.reference.empty() ? nullptr : &reference, now_seconds() - start);
-}
-
 }  // namespace
 
 std::vector<std::string> task_names() {
   std::vector<std::string> names;
   for (const ChoiceTask& task : choice_tasks()) names.emplace_back(task.name);
+  names.emplace_back(gsm8k_task().name);
+  names.emplace_back(humaneval_task().name);
   return names;
 }
 
-int run_task(const Context& context, const EvalOptions& options) {
-  const ChoiceTask* choice = find_choice_task(options.task);
-  check_internal(choice != nullptr, "a task that nothing runs");
-  return run_choice(context, options, *choice);
+int run_task(const Context& context, const EvalOptions& o) {
+  const double start = now_seconds();
+  const PreparedTask task = prepare(o);
+  Subject subject = open_subject(o.model);
+  TaskLog log;
+  if (!o.samples.empty()) {
+    ordered_json identity = task.questions;
+    identity.update({{"model_sha256", subject.checkpoint->fingerprint()}, {"precision", o.precision}, {"head_bits", o.head_bits}});
+    log = TaskLog(o.samples, identity);
+  }
+  if (log.restored() > 0) awq::log(Level::kInfo, "{}: {} items are done already", o.samples, log.restored());
+  load(subject, o, precision_named(o.precision), context);
+  const TaskRun run = task.run(subject, log, context.report);
+  const TaskReport report{o.task, task.metrics, task.version, task.shots, run.items, task.available};
+  std::vector<TaskItem> reference;
+  if (!o.reference.empty()) {
+    subject.model.reset();
+    reference = reference_items(o, task, context);
+  }
+  ordered_json extra = {{"data", task.data_name}};
+  extra.update(task.questions);
+  extra.update({{"tokens_asked", run.tokens_asked}, {"tokens_run", run.tokens_run}});
+  return report_task(context, o, report, extra, o.reference.empty() ? nullptr : &reference, now_seconds() - start);
 }
 
 }  // namespace awq::cli

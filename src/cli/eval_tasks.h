@@ -14,6 +14,9 @@ struct EvalOptions {
   // Of tasks only:
   std::string fewshot, samples;
   int64_t shots = -1;  // -1: as many as is usual
+  int64_t answers = 1;  // to each problem of HumanEval
+  float temperature = 0.2F;
+  uint64_t seed = 0;
 };
 
 std::vector<std::string> task_names();

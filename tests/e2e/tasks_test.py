@@ -83,6 +83,31 @@ class Tasks(TinyCase):
         self.assertAlmostEqual(result["results"]["mmlu"]["acc,none"],
                                sum(result["results"][f"mmlu_{s}"]["acc,none"] for s in subjects) / 2)
 
+    def test_written_answers(self):
+        gsm = self.lines("gsm.jsonl", [{"question": f"{i} and {i}?", "answer": f"Twice.\n#### {2 * i}"} for i in range(6)])
+        samples = self.dir / "gsm.samples.jsonl"
+        run = ("eval", self.model, "--task", "gsm8k", "--data", gsm, "--fewshot", gsm, "--num-fewshot", 2, "--limit", 3, "--samples", samples)
+        result = self.ok(*run)
+        self.assertEqual(result["n-shot"]["gsm8k"], 2)
+        self.assertEqual(set(result["results"]["gsm8k"]) - {"alias"},
+                         {f"exact_match{e},{f}" for e in ("", "_stderr") for f in ("strict-match", "flexible-extract")})
+        items = [json.loads(line) for line in samples.read_text().splitlines()[1:]]
+        self.assertEqual([(i["target"], len(i["resps"])) for i in items], [("0", 1), ("2", 1), ("4", 1)])
+        self.assertEqual(self.ok(*run)["results"], result["results"])
+
+    def test_programs_run_against_their_tests(self):
+        def problem(number, value):
+            return {"task_id": f"T/{number}", "prompt": f"def f():\n    return {value}\n", "entry_point": "f",
+                    "test": "def check(c):\n    assert c() == 7\n"}
+        data, samples = self.lines("human.jsonl", [problem(0, 7), problem(1, 8)]), self.dir / "human.samples.jsonl"
+        done = awq("eval", self.model, "--task", "humaneval", "--data", data, "--answers", 3, "--samples", samples, "--json")
+        if "seccomp and Landlock" in done.stderr:
+            self.skipTest(done.stderr)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("pass@2,create_test", json.loads(done.stdout)["results"]["humaneval"])
+        wrong = json.loads(samples.read_text().splitlines()[2])
+        self.assertEqual((wrong["scores"], len(wrong["resps"])), ([0, 0], 3))
+
     def test_wrong_files_and_command_lines(self):
         bad = self.lines("bad.jsonl", [question(0), question(1, answer=3)])
         done = awq("eval", self.model, "--task", "arc_easy", "--data", bad)

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Multiple-choice tasks by awq against lm-evaluation-harness on the same questions and the same weights in fp32.
 
-Usage: lm_eval_tasks.py harness MODEL.gguf DATA_DIR THEIRS.json [--device cpu|cuda] [--items 500] [--per-subject 10] [--tasks ...]
+Usage: lm_eval_tasks.py harness MODEL.gguf DATA_DIR THEIRS.json [--tokenizer DIR] [--device cpu|cuda] [--items 500] [--per-subject 10]
        lm_eval_tasks.py compare AWQ MODEL.gguf DATA_DIR THEIRS.json [--record FILE]
+
+--tokenizer: transformers' own conversion of a GGUF vocabulary knows no pre-tokenizer but GPT-2's and so splits digits behind several
+spaces otherwise than the model's tokenizer.json; a folder with the latter (awq quantize writes one) takes its place.
 
 The first half needs lm-eval (0.4.13), transformers, torch and gguf, and may run on another machine; the second needs awq. The harness runs its own task definitions, of which only the data set is
 replaced: by files made from DATA_DIR in the form its authors publish. At most 5 answers of a task may differ, and none of the
@@ -129,7 +132,8 @@ def run_harness(o):
     from lm_eval.models.huggingface import HFLM
     out = {"versions": {"lm_eval": lm_eval.__version__, "transformers": transformers.__version__, "torch": torch.__version__},
            "device": o.device, "model": o.model.name, "limits": {}, "seconds": {}, "tasks": {}}
-    model = HFLM(pretrained=str(o.model.parent), gguf_file=o.model.name, dtype="float32", device=o.device, batch_size=8)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(o.tokenizer) if o.tokenizer else None
+    model = HFLM(pretrained=str(o.model.parent), gguf_file=o.model.name, tokenizer=tokenizer, dtype="float32", device=o.device, batch_size=8)
     with tempfile.TemporaryDirectory() as scratch:
         names = make_tasks(pathlib.Path(scratch), o.data, o.tasks.split(","))
         for task in names:
@@ -166,6 +170,7 @@ def main():
             half.add_argument(path, type=pathlib.Path)
         if name == "harness":
             half.add_argument("--device", default="cpu")
+            half.add_argument("--tokenizer")
             half.add_argument("--items", type=int, default=500)
             half.add_argument("--per-subject", type=int, default=10)
             half.add_argument("--tasks", default=",".join(FILES))
