@@ -4,12 +4,10 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "base/log.h"
 #include "base/system.h"
-#include "checkpoint/hub_cache.h"
-#include "checkpoint/tokenizer_source.h"
 #include "cli/commands.h"
 #include "cli/eval_tasks.h"
+#include "cli/eval_text.h"
 #include "cli/options.h"
 #include "eval/perplexity.h"
 #include "runtime/request.h"
@@ -19,36 +17,6 @@ namespace awq::cli {
 namespace {
 
 using Options = EvalOptions;
-
-std::shared_ptr<const Model> load_model(const Context& context, const Options& o,
-                                        const Checkpoint& checkpoint) {
-  LoadOptions load{precision_named(o.precision), context.report};
-  load.head_bits = o.head_bits;
-  return Model::load(checkpoint, load);
-}
-
-// A reference that splits text differently would be asked about tokens it means something else by. One
-// without a tokenizer of its own is taken at its vocabulary's size.
-void check_same_tokens(const Options& o, const Checkpoint& reference, const TextSet& text, Protocol protocol,
-                       const std::vector<int32_t>& tokens) {
-  std::shared_ptr<const Tokenizer> tokenizer;
-  try {
-    tokenizer = load_tokenizer(reference);
-  } catch (const Error& error) {
-    if (error.code() != Code::kNotFound) throw;
-    return;
-  }
-  if (protocol_tokens(text, *tokenizer, protocol) != tokens)
-    fail(Code::kBadArgument,
-         "{} and {} split {} into different tokens: expected two models with one tokenizer", o.model,
-         o.reference, text.name);
-}
-
-void warn_about_context(const Model& model, const WindowSpec& spec, const std::string& name) {
-  if (const int64_t longest = model.config().max_position; longest > 0 && longest < spec.length)
-    log(Level::kWarning, "{}: made for {} tokens of context, evaluated on windows of {}", name, longest,
-        spec.length);
-}
 
 // Standard error of a mean whose 95 % interval has this half width.
 double standard_error(double ci95) { return ci95 / 1.96; }
@@ -112,34 +80,11 @@ void print_text(const Options& o, const TextSet& text, const Evaluation& e, doub
 }
 
 int run_text(const Context& context, const Options& o) {
-  const double start = now_seconds();
-  const Protocol protocol = protocol_named(o.protocol);
-  const auto checkpoint = Checkpoint::open(resolve_model(o.model));
-  const auto reference_checkpoint =
-      o.reference.empty() ? nullptr : Checkpoint::open(resolve_model(o.reference));
-  const auto tokenizer = load_tokenizer(*checkpoint);
-  const WindowSpec spec = protocol_windows(protocol, *tokenizer);
-  const TextSet text = load_text(o.data, Builtin::kHeldout);
-  const std::vector<int32_t> tokens = protocol_tokens(text, *tokenizer, protocol);
-  const int64_t length = static_cast<int64_t>(tokens.size());
-  if (length < spec.length)
-    fail(Code::kBadArgument, "--data {}: expected at least {} tokens, one window of {}, got {}", o.data,
-         spec.length, o.protocol, length);
-  if (reference_checkpoint) check_same_tokens(o, *reference_checkpoint, text, protocol, tokens);
-  // Weights come last, so that what is wrong with the rest is said at once.
-  const auto model = load_model(context, o, *checkpoint);
-  const auto reference = reference_checkpoint
-                             ? Model::load(*reference_checkpoint, {Precision::kExact, context.report})
-                             : nullptr;
-  warn_about_context(*model, spec, o.model);
-  const Evaluation e = evaluate(*model, reference.get(), tokens, spec, o.limit, context.report);
-  const double seconds = now_seconds() - start;
-  // --limit shortens the text to that many windows.
-  const int64_t used = o.limit > 0 ? std::min(length, o.limit * spec.length) : length;
+  const TextRun run = measure_text(context, o);
   if (context.json)
-    print_json(to_json(o, text, e, used, seconds));
+    print_json(to_json(o, run.text, run.evaluation, run.used_tokens, run.seconds));
   else
-    print_text(o, text, e, seconds);
+    print_text(o, run.text, run.evaluation, run.seconds);
   return 0;
 }
 

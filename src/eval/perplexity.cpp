@@ -134,6 +134,10 @@ Divergence summarize(Sums& sums) {
   d.top1_agreement = same.mean;
   d.top1_agreement_ci95 = same.ci95;
   d.reference_perplexity = std::exp(mean_interval(sums.reference_nll, sums.targets).mean);
+  std::vector<double> rise;
+  for (size_t w = 0; w < sums.nll.size(); ++w) rise.push_back(sums.nll[w] - sums.reference_nll[w]);
+  const MeanInterval ratio = mean_interval(rise, sums.targets);
+  d.perplexity_ratio_ci95 = std::exp(ratio.mean) * ratio.ci95;
   for (size_t w = 0; w < sums.kl.size(); ++w)
     d.window_kl.push_back(sums.kl[w] / static_cast<double>(sums.targets[w]));
   return d;

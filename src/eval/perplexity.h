@@ -19,6 +19,7 @@ struct Divergence {
   // Share of targets with the same most likely token, 0..1.
   double top1_agreement = 0, top1_agreement_ci95 = 0;
   double reference_perplexity = 0;
+  double perplexity_ratio_ci95 = 0;  // half width of the 95 % interval of perplexity over the reference's, from paired windows
   std::vector<double> window_kl;  // mean of each window: the units of the intervals, for paired comparisons
 };
 

@@ -108,6 +108,28 @@ class Tasks(TinyCase):
         wrong = json.loads(samples.read_text().splitlines()[2])
         self.assertEqual((wrong["scores"], len(wrong["resps"])), ([0, 0], 3))
 
+    def test_gate_passes_and_fails_by_its_status(self):
+        text = self.dir / "text.txt"
+        text.write_text(long_text(12))
+        near = self.dir / "near"
+        self.quantize(self.model, near, "--method", "rtn", "--bits", 8, "--format", "dense")
+        gate = ("gate", near, "--reference", self.model, "--data", text)
+        kl = self.ok("eval", near, "--task", "kl", "--reference", self.model, "--data", text)
+        rise = 100 * (kl["perplexity"] / kl["reference_perplexity"] - 1)
+        done = awq(*gate, "--max-kl", 2 * kl["kl"], "--max-ppl-rise", f"{abs(rise) * 2 + 0.01}%", "--min-agreement", "1", "--json")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        checks = json.loads(done.stdout)["checks"]
+        self.assertAlmostEqual(checks[0]["measured"], kl["kl"])
+        self.assertAlmostEqual(checks[1]["measured"], rise)
+        self.assertAlmostEqual(checks[2]["measured"], 100 * kl["top1_agreement"])
+        for bound in ("--max-kl", kl["kl"] / 2), ("--max-ppl-rise", rise - 0.01), ("--min-agreement", "100.1%"):
+            done = awq(*gate, *bound)
+            self.assertEqual(done.returncode, 3, bound)
+            self.assertIn("FAIL", done.stdout)
+        self.assertEqual(awq("gate", self.dir / "absent", "--reference", self.model, "--max-kl", 1).returncode, 1)
+        for wrong in (), ("--min-agreement", "much"), ("--max-kl", "-1"):
+            self.assertEqual(awq(*gate, *wrong).returncode, 2, wrong)
+
     def test_wrong_files_and_command_lines(self):
         bad = self.lines("bad.jsonl", [question(0), question(1, answer=3)])
         done = awq("eval", self.model, "--task", "arc_easy", "--data", bad)
