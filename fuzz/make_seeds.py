@@ -266,16 +266,71 @@ def sentencepiece_seeds():
     yield "charsmap", sentencepiece(1, pieces, b"", field(2, struct.pack("<IIII", 12, 0, 0, 0) + b"x\0") + rules)
 
 
+# ---- requests to the server
+
+def request_seeds():
+    host = b"Host: localhost:8000\r\n"
+    get, post = b"GET /health HTTP/1.1\r\n" + host, b"POST /tokenize HTTP/1.1\r\n" + host
+    chunked = post + b"Transfer-Encoding: chunked\r\n\r\n"
+    yield "get", get + b"\r\n"
+    yield "get-10", b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    yield "head", b"HEAD /v1/models/a%20b?x=1 HTTP/1.1\r\nhOST: [::1]:80\r\nAccept: */*\r\n\r\n"
+    yield "options", b"OPTIONS * HTTP/1.1\r\n" + host + b"Origin: https://a.example\r\nAccess-Control-Request-Method: POST\r\n\r\n"
+    yield "absolute", b"GET http://localhost:8000/ready?q HTTP/1.1\r\n" + host + b"\r\n"
+    yield "bearer", get + b"Authorization: Bearer fuzzed-key\r\n\r\n"
+    yield "basic", get + b"Authorization: Basic OmZ1enplZC1rZXk=\r\n\r\n"
+    yield "length", post + b"Content-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"prompt\":\"ab\"}"
+    yield "expect", post + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}"
+    yield "chunked", chunked + b"5\r\nhello\r\n06;ext=\"v\"\r\n world\r\nA;a;b=c\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\nGET /"
+    yield "two", get + b"Connection: close, te\r\n\r\n" + get + b"\r\n"
+    yield "empty-lines", b"\r\n\r\n" + get + b"\r\n"
+    for number, tail in enumerate([b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+                                   b"Transfer-Encoding: gzip, chunked\r\n\r\n", b"Transfer-Encoding: identity\r\n\r\n", b"Content-Length: 99999999999999999999\r\n\r\n",
+                                   b"A: b\r\n c\r\n\r\n", b"A : b\r\n\r\n", b"A: b\nC: d\r\n\r\n", b"A: \0\r\n\r\n", b": x\r\n\r\n", b"Host: other\r\n\r\n"]):
+        yield f"refused-{number}", post + tail
+    for number, tail in enumerate([b"-1\r\n", b"0x5\r\nhello\r\n", b"5 \r\nhello\r\n", b"5;\r\nhello\r\n", b"5;a[=x\r\nhello\r\n", b"5\r\nhelloX\r\n", b"5\nhello\r\n",
+                                   b"ffffffff\r\n", b"FFFFFFFFFFFFFFFF0\r\n", b"0\r\n folded: x\r\n\r\n"]):
+        yield f"chunk-{number}", chunked + tail
+
+
+def openai_seeds():
+    schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 9, "pattern": "^[a-z]+$"}, "age": {"type": "integer", "minimum": 0},
+              "tags": {"type": "array", "items": {"enum": ["a", 1, None]}, "maxItems": 3}, "next": {"$ref": "#/$defs/n"}},
+              "required": ["name"], "additionalProperties": False, "$defs": {"n": {"anyOf": [{"type": "null"}, {"const": "x"}, {"$ref": "#"}]}}}
+    function = {"type": "function", "function": {"name": "weather", "description": "d", "parameters": schema}}
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "hi"}]}, {"role": "assistant", "content": None,
+                "tool_calls": [{"id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}]}, {"role": "tool", "content": "x", "tool_call_id": "c"}]
+    sampling = {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "presence_penalty": 1, "frequency_penalty": -1, "repetition_penalty": 1.1, "seed": 7}
+    completion = lambda **fields: b"0" + compact({"model": "m", "prompt": "The tide", **fields})
+    chat = lambda **fields: b"1" + compact({"model": "m", "messages": messages[1:2], **fields})
+    yield "completion", completion(max_tokens=5, stop=["\n", "END"], **sampling)
+    yield "tokens", b"0" + compact({"prompt": [[1, 2], [3]], "n": 2, "echo": True, "logprobs": 5, "max_tokens": 0, "best_of": 2, "suffix": ""})
+    yield "bias", completion(logit_bias={"5": -100, "7": 1.5}, stop_token_ids=[2, 3], ignore_eos=True, stream=True, stream_options={"include_usage": True})
+    yield "chat", b"1" + compact({"messages": messages, "max_completion_tokens": 9, "logprobs": True, "top_logprobs": 3, "chat_template_kwargs": {"think": False}})
+    yield "schema", chat(response_format={"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": schema}})
+    yield "json", chat(response_format={"type": "json_object"}, add_generation_prompt=False)
+    yield "tools", chat(tools=[function], tool_choice="required", parallel_tool_calls=True)
+    yield "tool", chat(tools=[function], tool_choice={"type": "function", "function": {"name": "weather"}})
+    for number, part in enumerate([{"type": ["string", "null"], "minLength": 1}, {"prefixItems": [{}, True], "items": False, "minItems": 1}, {"allOf": [{"type": "number", "exclusiveMaximum": 5.5}]},
+                                   {"pattern": "(a|b)*c{2,5}[^\\d]\\u0041"}, {"not": {}}, {"$ref": "#/x"}]):
+        yield f"schema-{number}", chat(response_format={"type": "json_schema", "json_schema": {"schema": part}})
+    yield "tokenize", b"2" + compact({"prompt": "ab", "add_special_tokens": False, "tokens": [1, 2]})
+    yield "tokenize-chat", b"2" + compact({"messages": messages[:2], "tokens": [0]})
+    yield "call", b'3Well.\n<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call><tool_call>{"name": "g", "arguments": {}}</tool_call>'
+    yield "call-list", b'3[TOOL_CALLS] [{"name": "f", "arguments": {"x": []}}, {"name": "g", "parameters": "{}"}]'
+    yield "deep", b"1" + b'{"messages":' + b"[" * 70 + b"]" * 70 + b"}"
+
+
 SEEDS = {"safetensors": safetensors_seeds, "gguf": gguf_seeds, "config": config_seeds, "index": index_seeds, "manifest": manifest_seeds,
          "journal": journal_seeds, "tokenizer": tokenizer_seeds,
-         "template": template_seeds, "sentencepiece": sentencepiece_seeds}
+         "template": template_seeds, "sentencepiece": sentencepiece_seeds, "request": request_seeds, "openai": openai_seeds}
 
 
-def dictionary(seeds):
+def dictionary(seeds, more=rb"[a-z][a-z_.]{3,40}"):
     """The words of the seeds: names, keys, and numbers as they stand in the text."""
     words = set()
     for data in seeds:
-        words.update(re.findall(rb'"[A-Za-z_.]{2,40}"|[a-z][a-z_.]{3,40}|-?[0-9][0-9.e+-]*', data))
+        words.update(re.findall(rb'"[A-Za-z_.]{2,40}"|' + more + rb'|-?[0-9][0-9.e+-]*', data))
     return "".join(f'"{word.decode().replace(chr(34), chr(92) + chr(34))}"\n' for word in sorted(words) if len(word) <= 48)
 
 
@@ -289,7 +344,7 @@ def main():
         made = list(seeds())
         for name, data in made:
             (folder / name).write_bytes(data)
-        (folder.parent / f"{target}.dict").write_text(dictionary(data for _, data in made))
+        (folder.parent / f"{target}.dict").write_text(dictionary((data for _, data in made), *[rb"[A-Za-z][A-Za-z/-]{2,40}:?"] * (target == "request")))
         for finding in sorted((HERE / "regressions" / target).glob("*")):
             shutil.copy(finding, folder / finding.name)
 

@@ -168,6 +168,36 @@ void interpret_fields(HttpHead& head, const HttpLimits& limits) {
   head.keep_alive = !close && (head.minor_version > 0 || keep);
 }
 
+// RFC 9112 section 7.1.1: *(";" name ["=" (token / quoted string)]). The white space that it tells readers to
+// put up with is refused: nobody sends it, and not all readers agree on it.
+bool is_chunk_extension(std::string_view s) {
+  const auto skip_token = [&s] {
+    const auto end = std::find_if_not(s.begin(), s.end(), is_token_char);
+    const bool any = end != s.begin();
+    s.remove_prefix(static_cast<size_t>(end - s.begin()));
+    return any;
+  };
+  const auto skip_quoted = [&s] {
+    for (size_t i = 1; i < s.size(); ++i) {
+      if (s[i] == '"') {
+        s.remove_prefix(i + 1);
+        return true;
+      }
+      if (s[i] == '\\') ++i;
+      if (i < s.size() && ((s[i] >= 0 && s[i] < 0x20 && s[i] != '\t') || s[i] == 0x7f)) return false;
+    }
+    return false;
+  };
+  while (s.starts_with(';')) {
+    s.remove_prefix(1);
+    if (!skip_token()) return false;
+    if (!s.starts_with('=')) continue;
+    s.remove_prefix(1);
+    if (!(s.starts_with('"') ? skip_quoted() : skip_token())) return false;
+  }
+  return s.empty();
+}
+
 }  // namespace
 
 std::string_view HttpHead::field(std::string_view name) const {
@@ -249,9 +279,7 @@ size_t ChunkedBody::read(std::string_view bytes, std::string& body) {
       const size_t digits = std::min(line.find_first_not_of("0123456789abcdefABCDEF"), line.size());
       if (digits == 0 || digits > 8 || (digits < line.size() && line[digits] != ';'))
         refuse(400, "a chunk's size is not a hexadecimal number");
-      for (const char c : line.substr(digits))
-        if ((c >= 0 && c < 0x20 && c != '\t') || c == 0x7f)
-          refuse(400, "a chunk's extension holds a control character");
+      if (!is_chunk_extension(line.substr(digits))) refuse(400, "a chunk's extension is not well formed");
       left_ = std::stoull(std::string(line.substr(0, digits)), nullptr, 16);
       if (body.size() + left_ > limits_.body_bytes)
         refuse(413, fmt::format("the body has more than {} bytes", limits_.body_bytes));
@@ -266,6 +294,17 @@ std::string response_head(int status, const HttpFields& fields) {
   std::string out = fmt::format("HTTP/1.1 {} {}\r\n", status, status_text(status));
   for (const auto& [name, value] : fields) out += name + ": " + value + "\r\n";
   return out + "\r\n";
+}
+
+// In English whatever the locale.
+std::string http_date(std::time_t time) {
+  constexpr const char* kDays[] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+  constexpr const char* kMonths[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                     "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+  std::tm t{};
+  ::gmtime_r(&time, &t);
+  return fmt::format("{}, {:02} {} {:04} {:02}:{:02}:{:02} GMT", kDays[t.tm_wday], t.tm_mday,
+                     kMonths[t.tm_mon], t.tm_year + 1900, t.tm_hour, t.tm_min, t.tm_sec);
 }
 
 const char* status_text(int status) {

@@ -4,6 +4,7 @@
 // of bytes, so that they can be fuzzed.
 #pragma once
 #include <cstdint>
+#include <ctime>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -72,6 +73,8 @@ class ChunkedBody {
 using HttpFields = std::vector<std::pair<std::string, std::string>>;
 std::string response_head(int status, const HttpFields& fields);
 const char* status_text(int status);
+// As the Date field has it (RFC 9110 section 5.6.7): "Sun, 06 Nov 1994 08:49:37 GMT".
+std::string http_date(std::time_t time);
 
 // ASCII, as field names and tokens are compared.
 bool equals_ignoring_case(std::string_view a, std::string_view b);

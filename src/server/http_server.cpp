@@ -138,6 +138,7 @@ class Reply : public HttpReply {
  private:
   std::string start(int status, HttpFields fields) const {
     const bool stays = keep_alive_ && !connection_->shared().draining;
+    fields.emplace_back("Date", http_date(std::time(nullptr)));
     fields.emplace_back("Connection", stays ? "keep-alive" : "close");
     return response_head(status, fields);
   }
@@ -300,6 +301,7 @@ asio::awaitable<void> Connection::refuse(const HttpError& error) {
   HttpFields fields = json_fields();
   const std::string body = error_body({error.status, "invalid_request_error", error.reason});
   fields.emplace_back("Content-Length", std::to_string(body.size()));
+  fields.emplace_back("Date", http_date(std::time(nullptr)));
   fields.emplace_back("Connection", "close");
   co_await write(response_head(error.status, fields) + body);
   boost::system::error_code ignored;

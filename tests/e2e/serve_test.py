@@ -121,6 +121,10 @@ class ServeTest(unittest.TestCase):
             s.sendall(body)
             self.assertEqual(status_of(s.recv(65536)), 200)
 
+    def test_every_answer_has_a_date(self):
+        for data in [b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"nonsense\r\n\r\n"]:
+            self.assertRegex(self.server.raw(data).decode(), r"\r\nDate: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT\r\n")
+
     def test_head_has_no_body(self):
         data = self.server.raw(b"HEAD /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         head, _, rest = data.partition(b"\r\n\r\n")

@@ -208,6 +208,16 @@ TEST(ChunkedBody, WrongFramingIsRefused) {
     for (const size_t piece : {1, 100}) EXPECT_EQ(read_chunks(bytes, piece).status, 400) << bytes;
 }
 
+TEST(ChunkedBody, ExtensionsAreNamesWithValues) {
+  for (const char* good : {"", ";a", ";a;b=c", ";a=\"q; \\\"x\\\\\"", ";a=\"\";b", ";!#=$"})
+    EXPECT_EQ(read_chunks("5" + std::string(good) + "\r\nhello\r\n0" + good + "\r\n\r\n", 3),
+              (Chunked{0, true, "hello", ""}))
+        << good;
+  for (const char* bad : {";", ";=b", ";a=", ";a;", ";a b", "; a", ";a =b", ";a= b", ";a[=b", ";a=\"b",
+                          ";a=\"b\\\"", ";a=\"b\"c", ";a=b=c", ";a=\"\x01\"", ";a=\"\\\x7f\"", ";\xc3\xa9"})
+    EXPECT_EQ(read_chunks("5" + std::string(bad) + "\r\nhello\r\n0\r\n\r\n", 3).status, 400) << bad;
+}
+
 TEST(ChunkedBody, IsBounded) {
   HttpLimits limits;
   limits.body_bytes = 10;
@@ -219,6 +229,12 @@ TEST(ChunkedBody, IsBounded) {
   std::string many;
   for (int i = 0; i < 30; ++i) many += "T: x\r\n";
   EXPECT_GE(read_chunks("0\r\n" + many, 7, limits).status, 413);
+}
+
+TEST(HttpText, Dates) {
+  EXPECT_EQ(http_date(784111777), "Sun, 06 Nov 1994 08:49:37 GMT");
+  EXPECT_EQ(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+  EXPECT_EQ(http_date(1709251199), "Thu, 29 Feb 2024 23:59:59 GMT");
 }
 
 TEST(HttpText, ListsAndCase) {
