@@ -1,23 +1,24 @@
-// Error compensation for kLanes rows at a time; included once per instruction set, inside its own namespace. Rows lie across
-// lanes, each its own sequence of codes.
+// Error compensation for kLanes rows at a time; included once per instruction set, inside its own namespace.
+// Rows lie across lanes, each its own sequence of codes.
 
 #include "kernels/quant_lanes.h"
 
 struct Tile {
   const CompensateTile& in;
-  const Lanes* w;       // [cols] in the original order
-  const Lanes* scale;   // [groups]
-  const Lanes* zero;    // [groups]
-  Lanes* codes;         // [cols], q as float
-  Lanes* work;          // [cols]
+  const Lanes* w;      // [cols] in the original order
+  const Lanes* scale;  // [groups]
+  const Lanes* zero;   // [groups]
+  Lanes* codes;        // [cols], q as float
+  Lanes* work;         // [cols]
 
   Vec round_code(Vec x, int g, int v) const {
     const Vec top = splat(static_cast<float>(in.max_code));
     return vround(vmin(vmax(x / scale[g].v[v] + zero[g].v[v], splat(0)), top));
   }
 
-  // GPTQ (Frantar et al. 2023) with static groups: columns in the given order, each one's error spread over those still
-  // to come by the rows of U, the upper Cholesky factor of the inverse of the damped Gram matrix in that order.
+  // GPTQ (Frantar et al. 2023) with static groups: columns in the given order, each one's error spread over
+  // those still to come by the rows of U, the upper Cholesky factor of the inverse of the damped Gram matrix
+  // in that order.
   void gptq() {
     const int64_t k = in.cols;
     for (int64_t i = 0; i < k; ++i) work[i] = w[in.order[i]];
@@ -60,8 +61,8 @@ struct Tile {
     return total;
   }
 
-  // One pass of coordinate descent over the codes: with all others fixed the best change of code j is the rounded
-  // (G e)_j / (s G_jj).
+  // One pass of coordinate descent over the codes: with all others fixed the best change of code j is the
+  // rounded (G e)_j / (s G_jj).
   void sweep() {
     const int64_t k = in.cols;
     const Vec top = splat(static_cast<float>(in.max_code));
@@ -73,7 +74,8 @@ struct Tile {
       Lanes step;
       bool any = false;
       for (int v = 0; v < kVecs; ++v) {
-        const Vec wanted = codes[j].v[v] + vround(vmin(vmax(work[j].v[v] / (scale[g].v[v] * row[j]), splat(-16)), splat(16)));
+        const Vec wanted = codes[j].v[v] +
+                           vround(vmin(vmax(work[j].v[v] / (scale[g].v[v] * row[j]), splat(-16)), splat(16)));
         const Vec code = vmin(vmax(wanted, splat(0)), top);
         const Vec change = code - codes[j].v[v];
         codes[j].v[v] = code;
@@ -88,10 +90,14 @@ struct Tile {
   }
 };
 
-void compensate_tile(const CompensateTile& in, float* w, float* scale, float* zero, float* codes, float* work, float* start_loss,
-                     float* end_loss) {
-  Tile t{in, reinterpret_cast<const Lanes*>(w), reinterpret_cast<const Lanes*>(scale), reinterpret_cast<const Lanes*>(zero),
-         reinterpret_cast<Lanes*>(codes), reinterpret_cast<Lanes*>(work)};
+void compensate_tile(const CompensateTile& in, float* w, float* scale, float* zero, float* codes, float* work,
+                     float* start_loss, float* end_loss) {
+  Tile t{in,
+         reinterpret_cast<const Lanes*>(w),
+         reinterpret_cast<const Lanes*>(scale),
+         reinterpret_cast<const Lanes*>(zero),
+         reinterpret_cast<Lanes*>(codes),
+         reinterpret_cast<Lanes*>(work)};
   t.residual();
   const Lanes before = t.loss();
   if (in.factor != nullptr) t.gptq();
@@ -101,4 +107,32 @@ void compensate_tile(const CompensateTile& in, float* w, float* scale, float* ze
   const Lanes after = t.loss();
   __builtin_memcpy(start_loss, &before, sizeof before);
   __builtin_memcpy(end_loss, &after, sizeof after);
+}
+
+void normal_tile(const CompensateTile& in, float* w, float* zero, float* codes, float* work, float* normal) {
+  const int64_t k = in.cols, groups = k / in.group;
+  const auto *lw = reinterpret_cast<const Lanes*>(w), *lz = reinterpret_cast<const Lanes*>(zero),
+             *lc = reinterpret_cast<const Lanes*>(codes);
+  auto *image = reinterpret_cast<Lanes*>(work), *out = reinterpret_cast<Lanes*>(normal);
+  for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t i = 0; i < k; ++i) image[i] = Lanes{};  // G c_g
+    for (int64_t j = g * in.group; j < (g + 1) * in.group; ++j) {
+      const float* row = in.gram + j * k;
+      Lanes c;
+      for (int v = 0; v < kVecs; ++v) c.v[v] = lc[j].v[v] - lz[g].v[v];
+      for (int64_t i = 0; i < k; ++i)
+        for (int v = 0; v < kVecs; ++v) image[i].v[v] += row[i] * c.v[v];
+    }
+    Lanes* equation = out + g * (groups + 1);
+    for (int64_t h = 0; h <= g; ++h) {
+      Lanes sum{};
+      for (int64_t j = h * in.group; j < (h + 1) * in.group; ++j)
+        for (int v = 0; v < kVecs; ++v) sum.v[v] += (lc[j].v[v] - lz[h].v[v]) * image[j].v[v];
+      equation[h] = sum;
+    }
+    Lanes sum{};
+    for (int64_t i = 0; i < k; ++i)
+      for (int v = 0; v < kVecs; ++v) sum.v[v] += lw[i].v[v] * image[i].v[v];
+    equation[groups] = sum;
+  }
 }

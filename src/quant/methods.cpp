@@ -65,7 +65,7 @@ BlockRounding round_gptq(const RoundingContext& context, int64_t layer, const Bl
     QuantWeight q = quantize_minmax(w.f32(), w.dim(0), w.dim(1), context.plan.scheme, context.dtype);
     if (site.tokens == 0) return q;
     const auto factor = factors.try_emplace(l.reads, site.gram.data(), site.dim, kDamping).first;
-    factor->second.improve(w.f32(), 0, q);
+    factor->second.improve(w.f32(), 0, 0, q);
     return q;
   });
 }

@@ -52,7 +52,9 @@ bool any_quantized(const RoundingContext& context, int64_t layer, const ScaleGro
 void make_fold_exact(const float* gain, DType dtype, std::vector<float>& s) {
   for (size_t k = 0; k < s.size(); ++k) {
     const float folded = gain[k] / s[k];
-    const float stored = dtype == DType::kBF16 ? round_to_bf16(folded) : dtype == DType::kF16 ? round_to_fp16(folded) : folded;
+    const float stored = dtype == DType::kBF16  ? round_to_bf16(folded)
+                         : dtype == DType::kF16 ? round_to_fp16(folded)
+                                                : folded;
     const float exact = gain[k] / stored;
     s[k] = std::isfinite(exact) && exact > 0 ? exact : 1.0f;
   }
@@ -60,7 +62,8 @@ void make_fold_exact(const float* gain, DType dtype, std::vector<float>& s) {
 
 namespace {
 
-constexpr int kSweeps = 2;  // passes of coordinate descent after GPTQ
+constexpr int kSweeps = 2;  // passes of coordinate descent after GPTQ and after each turn of the scales
+constexpr int kRefits = 2;  // turns of the scales
 
 // Query heads that share a key/value head share their scales; empty when every head has its own.
 std::vector<int32_t> owners(const ScaleGroup& group, const ModelConfig& c) {
@@ -77,7 +80,8 @@ struct GroupResult {
   ScaleChoice choice;
 };
 
-std::vector<GroupLinear> group_linears(const RoundingContext& context, int64_t layer, const ScaleGroup& group, const BlockWeights& block) {
+std::vector<GroupLinear> group_linears(const RoundingContext& context, int64_t layer, const ScaleGroup& group,
+                                       const BlockWeights& block) {
   std::vector<GroupLinear> linears;
   for (const std::string& module : group.consumers) {
     const PlannedLinear& l = planned(context.plan, layer, module);
@@ -87,8 +91,8 @@ std::vector<GroupLinear> group_linears(const RoundingContext& context, int64_t l
   return linears;
 }
 
-GroupResult search_group(const RoundingContext& context, int64_t layer, const ScaleGroup& group, const StatsObserver& stats,
-                         const BlockWeights& block) {
+GroupResult search_group(const RoundingContext& context, int64_t layer, const ScaleGroup& group,
+                         const StatsObserver& stats, const BlockWeights& block) {
   const auto linears = group_linears(context, layer, group, block);
   ScaleSearch search;
   search.scheme = context.plan.scheme;
@@ -103,12 +107,13 @@ GroupResult search_group(const RoundingContext& context, int64_t layer, const Sc
 
 }  // namespace
 
-BlockRounding round_awq(const RoundingContext& context, int64_t layer, const BlockSpec& spec, const StatsObserver& stats,
-                        BlockWeights& block) {
+BlockRounding round_awq(const RoundingContext& context, int64_t layer, const BlockSpec& spec,
+                        const StatsObserver& stats, BlockWeights& block) {
   // All groups are searched on the unscaled weights, as their statistics are, then all are folded.
   std::vector<GroupResult> results;
   for (const ScaleGroup& group : spec.scale_groups)
-    if (any_quantized(context, layer, group)) results.push_back(search_group(context, layer, group, stats, block));
+    if (any_quantized(context, layer, group))
+      results.push_back(search_group(context, layer, group, stats, block));
   for (const GroupResult& r : results) apply_scale(*r.group, r.choice.scale, context.plan.config, block);
 
   BlockRounding out;
@@ -122,11 +127,12 @@ BlockRounding round_awq(const RoundingContext& context, int64_t layer, const Blo
       bool rows_changed = false;
       for (const GroupResult& other : results) rows_changed |= other.group->producer == module;
       if (rows_changed)
-        q = range_search(weight.f32(), weight.dim(0), weight.dim(1), context.plan.scheme, context.dtype, scaled.gram.data(),
+        q = range_search(weight.f32(), weight.dim(0), weight.dim(1), context.plan.scheme, context.dtype,
+                         scaled.gram.data(),
                          r.choice.free_range ? RangeEffort::kFull : RangeEffort::kAwqClip);
-      if (compensation) compensation->improve(weight.f32(), kSweeps, q);
-      out.reports.push_back({layer, module, relative_error(weight, q, scaled), r.choice.loss, r.choice.awq_loss,
-                             r.choice.chosen + (compensation ? ", compensated" : "")});
+      if (compensation) compensation->improve(weight.f32(), kSweeps, kRefits, q);
+      out.reports.push_back({layer, module, relative_error(weight, q, scaled), r.choice.loss,
+                             r.choice.awq_loss, r.choice.chosen + (compensation ? ", compensated" : "")});
       out.quantized.emplace(module, std::move(q));
     }
   }

@@ -80,7 +80,7 @@ TEST(Rounding, DegenerateGroupsStayFiniteAndClose) {
             quantize_nf4(w.data(), rows, cols, kNf4),
             quantize_absmax(w.data(), rows, cols, kInt8, DType::kF16)};
         all.push_back(all.front());
-        Compensation(gram.data(), cols, 0.01).improve(w.data(), 2, all.back());
+        Compensation(gram.data(), cols, 0.01).improve(w.data(), 2, 0, all.back());
         for (const QuantWeight& q : all) {
           const auto back = widened(q);
           for (size_t i = 0; i < back.size(); ++i) {

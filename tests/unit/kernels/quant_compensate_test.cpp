@@ -3,6 +3,7 @@
 #include <cmath>
 #include <random>
 
+#include "base/half.h"
 #include "base/system.h"
 #include "base/thread_pool.h"
 #include "kernels/quant_ops.h"
@@ -21,12 +22,14 @@ struct Problem {
 Problem correlated(int64_t rows, int64_t cols, uint32_t seed) {
   std::mt19937 rng(seed);
   std::normal_distribution<float> normal;
-  Problem p{rows, cols, std::vector<float>(static_cast<size_t>(rows * cols)), std::vector<float>(static_cast<size_t>(cols * cols))};
+  Problem p{rows, cols, std::vector<float>(static_cast<size_t>(rows * cols)),
+            std::vector<float>(static_cast<size_t>(cols * cols))};
   for (float& v : p.w) v = normal(rng);
   std::vector<float> x(static_cast<size_t>(300 * cols));
   for (int64_t t = 0; t < 300; ++t) {
     float common = normal(rng);
-    for (int64_t k = 0; k < cols; ++k) x[t * cols + k] = common * static_cast<float>(1 + k % 3) + normal(rng) * 0.7f;
+    for (int64_t k = 0; k < cols; ++k)
+      x[t * cols + k] = common * static_cast<float>(1 + k % 3) + normal(rng) * 0.7f;
   }
   gram_accumulate(x.data(), cols, 300, cols, p.gram.data(), false);
   return p;
@@ -65,7 +68,7 @@ TEST(Compensation, EveryRowIsNeverWorseAndTheSumFarBetter) {
         QuantWeight q = quantize_minmax(p.w.data(), p.rows, p.cols, scheme, DType::kF16);
         const auto before = row_losses(p, q, kDamping);
         const QuantWeight start = q;
-        Compensation(p.gram.data(), p.cols, kDamping).improve(p.w.data(), 2, q);
+        Compensation(p.gram.data(), p.cols, kDamping).improve(p.w.data(), 2, 0, q);
         check_consistent(q);
         EXPECT_EQ(q.scales, start.scales);
         EXPECT_EQ(q.zeros, start.zeros);
@@ -80,12 +83,13 @@ TEST(Compensation, EveryRowIsNeverWorseAndTheSumFarBetter) {
       }
 }
 
-// After enough sweeps no single code can be changed for the better: a property of the result, not of the method.
+// After enough sweeps no single code can be changed for the better: a property of the result, not of the
+// method.
 TEST(Compensation, EndsWhereNoSingleCodeChangeHelps) {
   const Problem p = correlated(8, 64, 9);
   const Scheme scheme{CodeKind::kAffine, 4, 32, ZeroKind::kInteger};
   QuantWeight q = quantize_minmax(p.w.data(), p.rows, p.cols, scheme, DType::kF16);
-  Compensation(p.gram.data(), p.cols, kDamping).improve(p.w.data(), 50, q);
+  Compensation(p.gram.data(), p.cols, kDamping).improve(p.w.data(), 50, 0, q);
   const auto best = row_losses(p, q, kDamping);
   for (int64_t r = 0; r < p.rows; ++r)
     for (int64_t k = 0; k < p.cols; k += 5)
@@ -98,16 +102,63 @@ TEST(Compensation, EndsWhereNoSingleCodeChangeHelps) {
       }
 }
 
+TEST(Compensation, FittedScalesAreBetterAndNeverWorse) {
+  const IsaGuard guard;
+  for (const Isa i : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512})
+    for (const int bits : {3, 4})
+      for (const ZeroKind zero : {ZeroKind::kInteger, ZeroKind::kNone}) {
+        if (i > guard.saved) continue;
+        set_isa(i);
+        const Problem p = correlated(37, 96, 4);
+        const Scheme scheme{CodeKind::kAffine, bits, 32, zero};
+        QuantWeight fixed = quantize_minmax(p.w.data(), p.rows, p.cols, scheme, DType::kF16), fitted = fixed;
+        const Compensation compensation(p.gram.data(), p.cols, kDamping);
+        compensation.improve(p.w.data(), 2, 0, fixed);
+        compensation.improve(p.w.data(), 2, 2, fitted);
+        check_consistent(fitted);
+        EXPECT_EQ(fitted.zeros, fixed.zeros);
+        for (const float s : fitted.scales) ASSERT_EQ(s, round_to_fp16(s));
+        const auto before = row_losses(p, fixed, kDamping), after = row_losses(p, fitted, kDamping);
+        double sum_before = 0, sum_after = 0;
+        for (size_t r = 0; r < before.size(); ++r) {
+          ASSERT_LE(after[r], before[r] * (1 + 1e-4)) << "row " << r;
+          sum_before += before[r];
+          sum_after += after[r];
+        }
+        EXPECT_LT(sum_after, 0.98 * sum_before) << scheme.text() << " " << isa_name(i);
+      }
+}
+
+// With the codes of exact multiples of other scales than the given ones, the fit finds those scales.
+TEST(Compensation, FindsTheScalesThatWereUsed) {
+  Problem p = correlated(40, 96, 6);
+  QuantWeight truth{
+      Scheme{CodeKind::kAffine, 4, 32, ZeroKind::kInteger}, p.rows, p.cols, {}, {}, {}, DType::kF16};
+  std::mt19937 rng(5);
+  truth.codes.resize(static_cast<size_t>(p.rows * p.cols));
+  for (uint8_t& c : truth.codes) c = static_cast<uint8_t>(rng() % 16);
+  truth.zeros.assign(static_cast<size_t>(p.rows * 3), 7);
+  for (int64_t i = 0; i < p.rows * 3; ++i)
+    truth.scales.push_back(round_to_fp16(0.5f + static_cast<float>(rng() % 100) / 200.0f));
+  dequantize(truth, p.w.data());
+  QuantWeight q = truth;
+  for (float& s : q.scales) s = round_to_fp16(s * 1.002f);
+  Compensation(p.gram.data(), p.cols, kDamping).improve(p.w.data(), 2, 4, q);
+  int found = 0;
+  for (size_t i = 0; i < q.scales.size(); ++i) found += std::fabs(q.scales[i] / truth.scales[i] - 1) < 6e-4f;
+  EXPECT_GT(found, static_cast<int>(q.scales.size()) * 8 / 10);
+}
+
 TEST(Compensation, DegenerateGramMatricesLeaveFiniteCodes) {
   const Problem p = correlated(5, 64, 2);
   const Scheme scheme{CodeKind::kAffine, 4, 32, ZeroKind::kInteger};
   for (const int kind : {0, 1, 2}) {
-    std::vector<float> gram(p.gram.size(), 0.0f);           // 0: never activated
+    std::vector<float> gram(p.gram.size(), 0.0f);              // 0: never activated
     if (kind == 1) std::fill(gram.begin(), gram.end(), 1.0f);  // rank one
     if (kind == 2)
       for (int64_t k = 0; k < 64; k += 2) gram[k * 64 + k] = 1e6f;  // every second channel dead
     QuantWeight q = quantize_minmax(p.w.data(), p.rows, p.cols, scheme, DType::kF16);
-    Compensation(gram.data(), p.cols, kDamping).improve(p.w.data(), 2, q);
+    Compensation(gram.data(), p.cols, kDamping).improve(p.w.data(), 2, 2, q);
     check_consistent(q);
   }
 }
@@ -121,7 +172,7 @@ TEST(Compensation, SameBitsForAnyNumberOfThreads) {
   for (const int n : {1, 2, 5}) {
     set_threads(n);
     QuantWeight q = quantize_minmax(p.w.data(), p.rows, p.cols, scheme, DType::kF16);
-    compensation.improve(p.w.data(), 2, q);
+    compensation.improve(p.w.data(), 2, 2, q);
     if (first.empty()) first = q.codes;
     EXPECT_EQ(first, q.codes) << n;
   }
