@@ -24,12 +24,13 @@ class Driver {
   Driver(const Model& model, int64_t sequences, int64_t tokens_each, DType dtype)
       : model_(model),
         pages_each_((tokens_each + kPageTokens - 1) / kPageTokens),
-        cache_(model.config(), sequences * pages_each_, dtype),
+        cache_(model, sequences * pages_each_, dtype),
         pages_(static_cast<size_t>(sequences * pages_each_)) {
     for (size_t i = 0; i < pages_.size(); ++i) pages_[i] = static_cast<int32_t>(i);
     logits_.resize(static_cast<size_t>(sequences * model.config().vocab));
   }
   int64_t cache_bytes() const { return cache_.bytes(); }
+  bool on_device() const { return model_.device() != nullptr; }
 
   // `tokens` more for each of the sequences [first, first + count), which have `past` already; logits of
   // each's last one.
@@ -46,6 +47,11 @@ class Driver {
         positions_.push_back(static_cast<int32_t>(past + i));
       }
     }
+    // On a device the choice of the next token belongs to the step: no logits leave it.
+    if (model_.device() != nullptr && tokens == 1 && logits) {
+      next_.resize(static_cast<size_t>(count));
+      return model_.device()->greedy({ids_, positions_, spans_}, cache_.device(), next_.data());
+    }
     model_.forward({ids_, positions_, spans_}, &cache_, scratch_, hidden_);
     if (!logits) return;
     if (tokens == 1) return model_.logits(hidden_.data(), count, logits_.data());
@@ -57,17 +63,19 @@ class Driver {
   const Model& model_;
   int64_t pages_each_;
   KvCache cache_;
-  std::vector<int32_t> pages_, ids_, positions_;
+  std::vector<int32_t> pages_, ids_, positions_, next_;
   std::vector<SpanView> spans_;
   Scratch scratch_;
   std::vector<float> hidden_, logits_;
 };
 
 constexpr int64_t kPromptChunk = 512;  // as the engine reads prompts
+constexpr int64_t kDevicePromptChunk = 2048;
 
 void read_prompt(Driver& driver, int64_t sequence, int64_t tokens) {
-  for (int64_t i = 0; i < tokens; i += kPromptChunk) {
-    const int64_t n = std::min(kPromptChunk, tokens - i);
+  const int64_t chunk = driver.on_device() ? kDevicePromptChunk : kPromptChunk;
+  for (int64_t i = 0; i < tokens; i += chunk) {
+    const int64_t n = std::min(chunk, tokens - i);
     driver.step(sequence, 1, i, n, i + n == tokens);
   }
 }

@@ -28,6 +28,7 @@ struct Options {
 LoadOptions load_options(const Options& o, const Context& context) {
   LoadOptions load{precision_named(o.precision), context.report};
   load.head_bits = o.head_bits;
+  load.device = model_device(context);
   load.product = o.kernel == "gemv" ? Product::kGemv : o.kernel == "gemm" ? Product::kGemm : Product::kAuto;
   load.fuse = !o.no_fuse;
   return load;
@@ -142,6 +143,7 @@ int run(const Options& o, const Context& context) {
   r.weight_bytes = model->bytes();
   r.kernels = model->kernels();
   r.limits = measure_limits();
+  if (o.kernels) check_runs_on_cpu(context, "bench --kernels");
   if (o.kernels) r.rows = kernel_table(model->config(), o.random, load_options(o, context));
   if (r.result.decode_step_seconds > 0)
     r.bandwidth_fraction = static_cast<double>(r.result.bytes_per_step) / r.result.decode_step_seconds /

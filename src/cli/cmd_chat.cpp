@@ -75,6 +75,7 @@ class Chat {
     tokenizer_ = load_tokenizer(*checkpoint_);
     LoadOptions load{precision_named(options.precision), context.report};
     load.head_bits = options.head_bits;
+    load.device = model_device(context);
     const auto model = Model::load(*checkpoint_, load);
     EngineOptions engine;
     engine.end_ids = end_ids(*checkpoint_);

@@ -141,6 +141,7 @@ std::string command_of(const Options& o) {
 }
 
 int run(const Context& context, Options o) {
+  check_runs_on_cpu(context, "compare");
   const double start = now_seconds();
   o.resolve_group();
   const auto checkpoint = Checkpoint::open(resolve_model(o.model));

@@ -176,6 +176,7 @@ int run(const Options& options, const Context& context) {
   Request request = make_request(options, *checkpoint, *tokenizer, prompt);
   LoadOptions load{precision_named(options.precision), context.report};
   load.head_bits = options.head_bits;
+  load.device = model_device(context);
   load.load_in = load_in_of(options.load_in);
   const auto model = Model::load(*checkpoint, load);
   const EngineOptions engine = engine_options(*checkpoint, model->config(), request);

@@ -229,6 +229,7 @@ void advise(const Options& o, const JobResult& r) {
 }
 
 int run(const Context& context, Options o) {
+  check_runs_on_cpu(context, "quantize");
   const double start = now_seconds();
   o.resolve_group();
   const std::filesystem::path model = resolve_model(o.model);

@@ -105,6 +105,7 @@ server::ServedModel load(const Options& o, const Context& context) {
   m.tokenizer = load_tokenizer(*checkpoint);
   LoadOptions weights{precision_named(o.precision), context.report};
   weights.head_bits = o.head_bits;
+  weights.device = model_device(context);
   const auto model = Model::load(*checkpoint, weights);
   EngineOptions engine = engine_options(o, *checkpoint, model->config());
   if (const auto chat = chat_renderer(*checkpoint)) {

@@ -43,6 +43,7 @@ Subject open_subject(const std::string& name) {
 void load(Subject& s, const EvalOptions& o, Precision precision, const Context& context) {
   LoadOptions options{precision, context.report};
   options.head_bits = o.head_bits;
+  options.device = model_device(context);
   s.model = Model::load(*s.checkpoint, options);
 }
 

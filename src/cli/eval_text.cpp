@@ -15,6 +15,7 @@ std::shared_ptr<const Model> load_model(const Context& context, const EvalOption
                                         const Checkpoint& checkpoint) {
   LoadOptions load{precision_named(o.precision), context.report};
   load.head_bits = o.head_bits;
+  load.device = model_device(context);
   return Model::load(checkpoint, load);
 }
 

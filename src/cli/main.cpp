@@ -58,9 +58,8 @@ void add_commands(CLI::App& app, Context& context) {
 
 // Everything a command may rely on when its work starts.
 void prepare(Context& context, ProgressBar& bar) {
-  if (context.device == "cuda")
-    fail(Code::kUnsupported, "--device cuda: {}; use --device auto or cpu",
-         cuda_devices().empty() ? cuda_absence() : "models run on the CPU only in this version");
+  if (context.device == "cuda" && cuda_devices().empty())
+    fail(Code::kUnsupported, "--device cuda: {}; use --device auto or cpu", cuda_absence());
   if (context.threads > 0) set_threads(context.threads);
   context.report = [&bar](const Progress& progress) { bar.update(progress); };
   context.end_report = [&bar] { bar.finish(); };

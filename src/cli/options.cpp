@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "model/model.h"
+
 namespace awq::cli {
 
 CLI::App& add_command(CLI::App& app, Context& context, const CommandText& text, std::function<int()> run) {
@@ -50,6 +52,15 @@ void add_precision_options(CLI::App& command, std::string& precision, int& head_
       ->check(CLI::IsMember({0, 4, 8}))
       ->type_name("N")
       ->capture_default_str();
+}
+
+Device model_device(const Context& context) {
+  return context.device == "cuda" ? Device::kCuda : Device::kCpu;
+}
+
+void check_runs_on_cpu(const Context& context, std::string_view command) {
+  if (context.device == "cuda")
+    fail(Code::kUnsupported, "--device cuda: awq {} runs on the CPU only in this version; use --device auto or cpu", command);
 }
 
 Precision precision_named(std::string_view name) {

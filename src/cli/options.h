@@ -23,6 +23,10 @@
 #include "base/progress.h"
 #include "kernels/linear.h"
 
+namespace awq {
+enum class Device : uint8_t;  // model/model.h
+}
+
 namespace awq::cli {
 
 // The heading in --help of the options every command accepts.
@@ -54,6 +58,10 @@ void add_common_options(CLI::App& command, Context& context);
 // --precision fast|exact|bf16 and --head-bits, of commands that run a model.
 void add_precision_options(CLI::App& command, std::string& precision, int& head_bits);
 Precision precision_named(std::string_view name);  // one of the three
+// Where --device lets models run; auto is the CPU.
+Device model_device(const Context& context);
+// Refuses --device cuda for work that has no device path.
+void check_runs_on_cpu(const Context& context, std::string_view command);
 
 // Accepts exactly these words; anything else is refused with the nearest of them.
 CLI::Validator one_of(std::vector<std::string> words);

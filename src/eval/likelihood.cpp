@@ -56,7 +56,7 @@ void LikelihoodScorer::reserve(const std::vector<Input>& inputs) {
   const int64_t pages = 2 * longest + 2 * batch_tokens_ / kPageTokens + 64;
   if (cache_ && cache_->pages() >= pages) return;
   last_ = {};
-  cache_ = std::make_unique<KvCache>(model_.config(), pages, DType::kF32);
+  cache_ = std::make_unique<KvCache>(model_, pages, DType::kF32);
   free_.resize(static_cast<size_t>(cache_->pages()));
   std::iota(free_.rbegin(), free_.rend(), 0);
   users_.assign(free_.size(), 0);

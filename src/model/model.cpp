@@ -14,6 +14,16 @@ KvCache::KvCache(const ModelConfig& config, int64_t pages, DType dtype) : pages_
   view_.base = storage_.mutable_bytes();
 }
 
+KvCache::KvCache(const Model& model, int64_t pages, DType dtype) {
+  if (model.device() == nullptr) {
+    *this = KvCache(model.config(), pages, dtype);
+    return;
+  }
+  pages_ = pages;
+  device_bytes_ = pages * model.device()->page_bytes();
+  device_ = model.device()->make_cache(pages);
+}
+
 KvLayerView KvCache::layer(int64_t index) const {
   KvLayerView v = view_;
   v.base += index * pages_ * view_.page_bytes();
@@ -41,20 +51,29 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
   const std::string where = checkpoint.path().string();
   const auto config = std::make_shared<const ModelConfig>(parse_model_config(checkpoint.config(), where));
   const ArchSpec& arch = find_arch(config->model_type, where);
+  const Tensor embedding = load_embedding(checkpoint, *config);
+  std::shared_ptr<DeviceModel> device;
+  if (options.device == Device::kCuda) device = make_cuda_model(config, embedding);
   std::vector<std::unique_ptr<Block>> blocks;
   for (int64_t i = 0; i < config->layers; ++i) {
     check_cancelled();
     const BlockSpec spec = arch.block(*config, i);
     BlockWeights weights = load_block(checkpoint, *config, spec, false);
     quantize_loaded(options.load_in, weights);
-    blocks.push_back(std::make_unique<Block>(config, spec, weights, options.linear()));
+    if (device)
+      device->add_block(spec, weights);
+    else
+      blocks.push_back(std::make_unique<Block>(config, spec, weights, options.linear()));
     if (options.progress)
       options.progress({"load", static_cast<double>(i + 1), static_cast<double>(config->layers), "blocks"});
   }
-  const Tensor embedding = load_embedding(checkpoint, *config);
   const Tensor head = load_head(checkpoint, *config, embedding);
-  return std::make_shared<Model>(config, embedding, load_vector(checkpoint, kFinalNormName, config->hidden),
-                                 head, std::move(blocks), options.linear(), options.head_bits);
+  const Tensor final_norm = load_vector(checkpoint, kFinalNormName, config->hidden);
+  if (device) {
+    device->finish(final_norm, head, options.head_bits);
+    return std::make_shared<Model>(config, device);
+  }
+  return std::make_shared<Model>(config, embedding, final_norm, head, std::move(blocks), options.linear(), options.head_bits);
 }
 
 void Model::embed_tokens(std::span<const int32_t> ids, float* hidden) const {
@@ -71,6 +90,10 @@ void Model::forward(const BatchView& batch, const KvCache* cache, Scratch& scrat
   const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
   const size_t n = static_cast<size_t>(tokens * config_->hidden);
   if (hidden.size() < n) hidden.resize(n);
+  if (device_) {
+    if (observer) fail(Code::kUnsupported, "--device cuda: calibration runs on the CPU; use --device auto or cpu");
+    return device_->forward(batch, cache ? cache->device() : nullptr, hidden.data());
+  }
   embed_tokens(batch.tokens, hidden.data());
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const KvLayerView view = cache ? cache->layer(static_cast<int64_t>(i)) : KvLayerView{};
@@ -83,21 +106,24 @@ void Model::forward(const BatchView& batch, const KvCache* cache, Scratch& scrat
 }
 
 void Model::logits(const float* hidden, int64_t rows, float* out) const {
-  head_->run(hidden, rows, out, config_->vocab);
+  device_ ? device_->logits(hidden, rows, out) : head_->run(hidden, rows, out, config_->vocab);
 }
 
 int64_t Model::decode_bytes() const {
+  if (device_) return device_->decode_bytes();
   int64_t total = head_->bytes();
   for (const auto& b : blocks_) total += b->bytes();
   return total;
 }
 
 int64_t Model::bytes() const {
+  if (device_) return device_->bytes();
   const bool shared = config_->tied && head_->bytes() == embedding_.nbytes();
   return decode_bytes() + (shared ? 0 : embedding_.nbytes());
 }
 
 std::map<std::string, int64_t> Model::kernels() const {
+  if (device_) return device_->kernels();
   std::map<std::string, int64_t> all = {{head_->kernel(), head_->bytes()}};
   for (const auto& block : blocks_)
     for (const Linear* linear : block->linears())

@@ -16,6 +16,7 @@
 #include "kernels/ops.h"
 #include "model/arch.h"
 #include "model/config.h"
+#include "model/device_model.h"
 
 namespace awq {
 
@@ -33,11 +34,16 @@ struct BatchView {
 };
 
 // Pages of kPageTokens tokens for all layers; page numbers are handed out by the caller (runtime/).
+class Model;
+
 class KvCache {
  public:
   KvCache(const ModelConfig& config, int64_t pages, DType dtype);  // dtype F32, F16 or BF16
+  // Where the model runs; on a device in the activations' 16-bit type whatever dtype says.
+  KvCache(const Model& model, int64_t pages, DType dtype);
   int64_t pages() const { return pages_; }
-  int64_t bytes() const { return storage_.nbytes(); }
+  int64_t bytes() const { return device_ ? device_bytes_ : storage_.nbytes(); }
+  void* device() const { return device_.get(); }  // null in host memory
   KvLayerView layer(int64_t index) const;
   // Bytes one page takes over all layers.
   static int64_t page_bytes(const ModelConfig& config, DType dtype);
@@ -45,7 +51,8 @@ class KvCache {
  private:
   Tensor storage_;
   KvLayerView view_;
-  int64_t pages_ = 0;
+  int64_t pages_ = 0, device_bytes_ = 0;
+  std::shared_ptr<void> device_;
 };
 
 // Sees what flows into the linears and between blocks. Called on the thread that runs forward.
@@ -144,6 +151,8 @@ class Block {
 enum class LoadIn : uint8_t { kStored, kNf4, kRtn, kInt8 };
 void quantize_loaded(LoadIn load_in, BlockWeights& block);
 
+enum class Device : uint8_t { kCpu, kCuda };
+
 struct LoadOptions {
   Precision precision = Precision::kExact;
   ProgressFn progress;
@@ -153,6 +162,8 @@ struct LoadOptions {
   LoadIn load_in = LoadIn::kStored;
   Product product = Product::kAuto;
   bool fuse = true;
+  // kCuda: precision, product and fuse do not apply; 4-bit weights meet 16-bit activations, other weights are dense in 16 bits.
+  Device device = Device::kCpu;
 
   LinearOptions linear() const { return {precision, product, fuse}; }
 };
@@ -163,6 +174,9 @@ class Model {
   // Assembled from parts: used where blocks come from elsewhere than a checkpoint (quantized in memory).
   Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm, const Tensor& head,
         std::vector<std::unique_ptr<Block>> blocks, const LinearOptions& options, int head_bits = 0);
+  // One that a device runs, complete with its output layer.
+  Model(std::shared_ptr<const ModelConfig> config, std::shared_ptr<const DeviceModel> device)
+      : config_(std::move(config)), device_(std::move(device)) {}
 
   const ModelConfig& config() const { return *config_; }
   // Runs the batch; hidden becomes the states after the final norm [tokens, hidden]. The caller owns scratch,
@@ -171,6 +185,8 @@ class Model {
                Observer* observer = nullptr) const;
   // Logits [rows, vocab] of hidden states [rows, hidden] that forward produced.
   void logits(const float* hidden, int64_t rows, float* out) const;
+  // The device that runs it, null for the CPU.
+  const DeviceModel* device() const { return device_.get(); }
   int64_t bytes() const;         // resident weights
   int64_t decode_bytes() const;  // bytes a one-token step reads: all linears and the head
   // Which kernels run how many bytes of weights.
@@ -183,6 +199,7 @@ class Model {
   Tensor embedding_, final_norm_;  // no embedding where the head gives its rows
   std::vector<std::unique_ptr<Block>> blocks_;
   std::unique_ptr<PackedLinear> head_;
+  std::shared_ptr<const DeviceModel> device_;
 };
 
 // Loads a vector [n] (norm gain, bias) as F32.

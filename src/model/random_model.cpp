@@ -88,21 +88,30 @@ std::shared_ptr<const Model> random_model(const nlohmann::ordered_json& json, co
                                           const RandomWeights& weights, const LoadOptions& options) {
   const auto config = std::make_shared<const ModelConfig>(parse_model_config(json, where));
   const ArchSpec& arch = find_arch(config->model_type, where);
+  const Tensor embedding = random_dense(config->vocab, config->hidden, weights.seed);
+  std::shared_ptr<DeviceModel> device;
+  if (options.device == Device::kCuda) device = make_cuda_model(config, embedding);
   std::vector<std::unique_ptr<Block>> blocks;
   for (int64_t i = 0; i < config->layers; ++i) {
     check_cancelled();
     const BlockSpec spec = arch.block(*config, i);
     RandomWeights of_block = weights;
     of_block.seed = mix(weights.seed + static_cast<uint64_t>(i));
-    blocks.push_back(
-        std::make_unique<Block>(config, spec, random_block(*config, spec, of_block), options.linear()));
+    const BlockWeights block = random_block(*config, spec, of_block);
+    if (device)
+      device->add_block(spec, block);
+    else
+      blocks.push_back(std::make_unique<Block>(config, spec, block, options.linear()));
     if (options.progress)
       options.progress({"load", static_cast<double>(i + 1), static_cast<double>(config->layers), "blocks"});
   }
-  const Tensor embedding = random_dense(config->vocab, config->hidden, weights.seed);
   const Tensor head =
       config->tied ? embedding : random_dense(config->vocab, config->hidden, weights.seed + 1);
   Tensor norm = Tensor::from(std::vector<float>(static_cast<size_t>(config->hidden), 1.0f), {config->hidden});
+  if (device) {
+    device->finish(norm, head, options.head_bits);
+    return std::make_shared<Model>(config, device);
+  }
   return std::make_shared<Model>(config, embedding, norm, head, std::move(blocks), options.linear(),
                                  options.head_bits);
 }

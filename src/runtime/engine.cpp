@@ -75,7 +75,7 @@ void check_request(const Request& request, const ModelConfig& config) {
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
     : model_(std::move(model)),
       options_(checked(options, model_->config())),
-      cache_(model_->config(), options_.kv_pages, options_.kv_dtype),
+      cache_(*model_, options_.kv_pages, options_.kv_dtype),
       // Cached keys whose rotation depends on a sequence's final length belong to that sequence alone.
       scheduler_(options_.kv_pages, options_.max_batch_tokens, options_.max_sequences,
                  options_.share_prefixes && !model_->config().rope.depends_on_length()) {}

@@ -63,6 +63,16 @@ Cublas::~Cublas() { library().destroy(static_cast<cublasHandle_t>(handle_)); }
 
 void Cublas::linear(Act act, const void* w, int64_t out, int64_t in, const void* x, int64_t tokens, void* y,
                     int64_t ldy, cudaStream_t stream) {
+  multiply(act, w, out, in, x, tokens, y, ldy, false, stream);
+}
+
+void Cublas::linear_f32(Act act, const void* w, int64_t out, int64_t in, const void* x, int64_t tokens,
+                        float* y, int64_t ldy, cudaStream_t stream) {
+  multiply(act, w, out, in, x, tokens, y, ldy, true, stream);
+}
+
+void Cublas::multiply(Act act, const void* w, int64_t out, int64_t in, const void* x, int64_t tokens, void* y,
+                      int64_t ldy, bool f32, cudaStream_t stream) {
   auto* handle = static_cast<cublasHandle_t>(handle_);
   const cudaDataType type = act == Act::kF16 ? CUDA_R_16F : CUDA_R_16BF;
   const float one = 1, zero = 0;
@@ -71,7 +81,7 @@ void Cublas::linear(Act act, const void* w, int64_t out, int64_t in, const void*
   check(
       library().gemm(handle, CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(out), static_cast<int>(tokens),
                      static_cast<int>(in), &one, w, type, static_cast<int>(in), x, type, static_cast<int>(in),
-                     &zero, y, type, static_cast<int>(ldy), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+                     &zero, y, f32 ? CUDA_R_32F : type, static_cast<int>(ldy), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
       "multiplying");
 }
 

@@ -20,8 +20,13 @@ class Cublas {
   // y [tokens, out] (row stride ldy) = x [tokens, in] times w [out, in] transposed; fp32 sums.
   void linear(Act act, const void* w, int64_t out, int64_t in, const void* x, int64_t tokens, void* y,
               int64_t ldy, cudaStream_t stream);
+  // The same with y in fp32.
+  void linear_f32(Act act, const void* w, int64_t out, int64_t in, const void* x, int64_t tokens, float* y,
+                  int64_t ldy, cudaStream_t stream);
 
  private:
+  void multiply(Act act, const void* w, int64_t out, int64_t in, const void* x, int64_t tokens, void* y,
+                int64_t ldy, bool f32, cudaStream_t stream);
   void* handle_ = nullptr;
   Buffer workspace_;
 };

@@ -1,0 +1,339 @@
+// The steps between the linears; attention.cu has attention.
+#include "kernels/cuda/step.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/fragments.cuh"
+#include "kernels/cuda/launch.cuh"
+
+namespace awq::cuda {
+namespace {
+
+template <class T>
+__device__ __forceinline__ float widen(T v) {
+  return static_cast<float>(v);
+}
+template <class T>
+__device__ __forceinline__ T narrow(float v);
+template <>
+__device__ __forceinline__ __half narrow<__half>(float v) {
+  return __float2half_rn(v);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float v) {
+  return __float2bfloat16_rn(v);
+}
+
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) v += __shfl_xor_sync(~0u, v, i);
+  return v;
+}
+
+template <class T>
+__global__ void embed_kernel(Batch batch, const T* table, int dim, float* residual) {
+  wait_for_predecessor();
+  allow_successor();
+  const T* row = table + static_cast<int64_t>(batch.ids[blockIdx.x]) * dim;
+  float* to = residual + static_cast<int64_t>(blockIdx.x) * dim;
+  for (int i = threadIdx.x; i < dim; i += blockDim.x) to[i] = widen(row[i]);
+}
+
+constexpr int kNormThreads = 256, kNormKept = 32;  // elements a thread keeps: dim up to 8,192; beyond they are read again
+
+template <class T>
+__global__ void __launch_bounds__(kNormThreads) add_norm_kernel(NormArgs a) {
+  wait_for_predecessor();
+  allow_successor();
+  __shared__ float parts[kNormThreads / 32];
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * a.dim;
+  float* residual = a.residual + row;
+  float kept[kNormKept];
+  float sum = 0;
+#pragma unroll
+  for (int n = 0; n < kNormKept; ++n) {
+    const int i = threadIdx.x + n * kNormThreads;
+    if (i >= a.dim) break;
+    float v = residual[i];
+    if (a.delta) v += widen(static_cast<const T*>(a.delta)[row + i]);
+    if (a.bias) v += a.bias[i];
+    if (a.delta || a.bias) residual[i] = v;
+    kept[n] = v;
+    sum += v * v;
+  }
+  for (int i = threadIdx.x + kNormKept * kNormThreads; i < a.dim; i += kNormThreads) {
+    float v = residual[i];
+    if (a.delta) v += widen(static_cast<const T*>(a.delta)[row + i]);
+    if (a.bias) v += a.bias[i];
+    residual[i] = v;
+    sum += v * v;
+  }
+  sum = warp_sum(sum);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = sum;
+  __syncthreads();
+  sum = 0;
+#pragma unroll
+  for (int i = 0; i < kNormThreads / 32; ++i) sum += parts[i];
+  const float inverse = rsqrtf(sum / static_cast<float>(a.dim) + a.eps);
+  const auto put = [&](int i, float v) {
+    v = v * inverse * a.gain[i];
+    static_cast<T*>(a.y)[row + i] = narrow<T>(v);
+    if (a.y32) a.y32[row + i] = v;
+  };
+#pragma unroll
+  for (int n = 0; n < kNormKept; ++n) {
+    const int i = threadIdx.x + n * kNormThreads;
+    if (i >= a.dim) break;
+    put(i, kept[n]);
+  }
+  for (int i = threadIdx.x + kNormKept * kNormThreads; i < a.dim; i += kNormThreads) put(i, residual[i]);
+}
+
+constexpr int kRopeWarps = 4;  // heads of up to 512 elements
+
+// A warp per token and head. Lane l holds elements l + 32 i; partners of a rotation meet through shared memory.
+template <class T>
+__global__ void __launch_bounds__(kRopeWarps * 32) rope_cache_kernel(RopeArgs a) {
+  wait_for_predecessor();
+  allow_successor();
+  __shared__ float lines[kRopeWarps][512];
+  const int dim = a.cache.head_dim, all = a.heads + 2 * a.cache.kv_heads;
+  const int64_t unit = static_cast<int64_t>(blockIdx.x) * kRopeWarps + threadIdx.x / 32;
+  const int token = static_cast<int>(unit / all), head = static_cast<int>(unit % all), lane = threadIdx.x % 32;
+  if (token >= a.batch.tokens) return;
+  float* line = lines[threadIdx.x / 32];
+  T* x = static_cast<T*>(a.qkv) + unit * dim;
+  const bool query = head < a.heads, value = head >= a.heads + a.cache.kv_heads;
+  float squares = 0;
+  for (int i = lane; i < dim; i += 32) {
+    float v = widen(x[i]);
+    if (a.bias) v += a.bias[head * dim + i];
+    line[i] = v;
+    squares += v * v;
+  }
+  const float* gain = value ? nullptr : query ? a.q_gain : a.k_gain;
+  if (gain) {
+    const float inverse = rsqrtf(warp_sum(squares) / static_cast<float>(dim) + a.eps);
+    for (int i = lane; i < dim; i += 32) line[i] *= inverse * gain[i];
+  }
+  __syncwarp();
+  const int position = a.batch.positions[token];
+  if (!value) {
+    for (int i = lane; i < a.pairs; i += 32) {
+      double turns = position * a.inv_freq[i] * 0.15915494309189535;  // of a circle, so that fp32 sees a small angle
+      turns -= rint(turns);
+      float s, c;
+      sincospif(static_cast<float>(2 * turns), &s, &c);
+      s *= a.magnitude, c *= a.magnitude;
+      const float u = line[i], v = line[i + a.pairs];
+      line[i] = u * c - v * s;
+      line[i + a.pairs] = v * c + u * s;
+    }
+    __syncwarp();
+  }
+  if (query) {
+    for (int i = lane; i < dim; i += 32) x[i] = narrow<T>(line[i]);
+    return;
+  }
+  const int kv = (head - a.heads) % a.cache.kv_heads;
+  const int page = a.batch.pages[a.batch.spans[a.batch.span_of[token]].pages + position / kCachePage];
+  T* to = static_cast<T*>(a.cache.base) + page * a.cache.page_elements() + kv * a.cache.head_elements();
+  const int slot = position % kCachePage;
+  if (value) {
+    to += kCachePage * dim;
+    for (int i = lane; i < dim; i += 32) to[i * kCachePage + slot] = narrow<T>(line[i]);
+  } else {
+    for (int i = lane; i < dim; i += 32) to[slot * dim + i] = narrow<T>(line[i]);
+  }
+}
+
+template <class T>
+__global__ void silu_mul_kernel(const T* gate_up, const float* bias, int64_t n, int dim, T* y) {
+  wait_for_predecessor();
+  allow_successor();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;  // pairs of columns
+  if (2 * i >= n) return;
+  const int64_t t = 2 * i / dim, c = 2 * i % dim;
+  const T* row = gate_up + t * 2 * dim;
+  float g[2], u[2];
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    g[k] = widen(row[c + k]), u[k] = widen(row[dim + c + k]);
+    if (bias) g[k] += bias[c + k], u[k] += bias[dim + c + k];
+    g[k] = g[k] / (1 + __expf(-g[k])) * u[k];
+  }
+  *reinterpret_cast<uint32_t*>(y + 2 * i) = pack_pair<T>(g[0], g[1]);
+}
+
+constexpr int kArgmaxThreads = 1024;
+
+__global__ void __launch_bounds__(kArgmaxThreads) argmax_kernel(const float* logits, int64_t vocab, int* ids) {
+  wait_for_predecessor();
+  allow_successor();
+  __shared__ float values[kArgmaxThreads / 32];
+  __shared__ int places[kArgmaxThreads / 32];
+  const float* row = logits + blockIdx.x * vocab;
+  float best = -INFINITY;
+  int at = 0x7fffffff;
+  for (int64_t i = threadIdx.x; i < vocab; i += kArgmaxThreads)
+    if (const float v = row[i]; v > best) best = v, at = static_cast<int>(i);
+  const auto meet = [&](int lanes) {
+    for (int i = lanes / 2; i > 0; i /= 2) {
+      const float v = __shfl_xor_sync(~0u, best, i);
+      const int p = __shfl_xor_sync(~0u, at, i);
+      if (v > best || (v == best && p < at)) best = v, at = p;
+    }
+  };
+  meet(32);
+  if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = best, places[threadIdx.x / 32] = at;
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  best = values[threadIdx.x], at = places[threadIdx.x];
+  meet(32);
+  if (threadIdx.x == 0) ids[blockIdx.x] = at == 0x7fffffff ? 0 : at;  // a row of NaN
+}
+
+template <class T>
+__global__ void round_kernel(const float* x, int64_t n, T* y) {
+  wait_for_predecessor();
+  allow_successor();
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x)
+    y[i] = narrow<T>(x[i]);
+}
+template <class T>
+__global__ void widen_kernel(const T* x, int64_t n, float* y) {
+  wait_for_predecessor();
+  allow_successor();
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x)
+    y[i] = widen(x[i]);
+}
+
+constexpr int kHeadWarps = 8;
+
+// A warp per output; a lane reads 16 codes at a time.
+template <class T, int Rows>
+__global__ void __launch_bounds__(kHeadWarps * 32)
+    head8_kernel(const uint8_t* codes, const float* scales, const float* zeros, int64_t out, int in, int group, const T* x,
+                 float* y) {
+  const int64_t n = static_cast<int64_t>(blockIdx.x) * kHeadWarps + threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  wait_for_predecessor();
+  allow_successor();
+  if (n >= out) return;
+  float sums[Rows] = {};
+  for (int k = lane * 16; k < in; k += 512) {
+    const uint4 word = __ldcs(reinterpret_cast<const uint4*>(codes + n * in + k));
+    const int64_t g = n * (in / group) + k / group;
+    const float scale = scales[g], zero = zeros[g];
+    const uint32_t words[4] = {word.x, word.y, word.z, word.w};
+    float w[16];
+#pragma unroll
+    for (int i = 0; i < 16; ++i) w[i] = (static_cast<float>(words[i / 4] >> (i % 4 * 8) & 255u) - zero) * scale;
+#pragma unroll
+    for (int r = 0; r < Rows; ++r) {
+      const uint4 halves[2] = {__ldg(reinterpret_cast<const uint4*>(x + static_cast<int64_t>(r) * in + k)),
+                               __ldg(reinterpret_cast<const uint4*>(x + static_cast<int64_t>(r) * in + k) + 1)};
+      const T* v = reinterpret_cast<const T*>(halves);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) sums[r] += w[i] * widen(v[i]);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < Rows; ++r) {
+    const float sum = warp_sum(sums[r]);
+    if (lane == 0) y[r * out + n] = sum;
+  }
+}
+
+int blocks_of(int64_t n, int threads) { return static_cast<int>((n + threads - 1) / threads); }
+
+template <class F16, class BF16>
+cudaError_t by_act(Act act, const F16& f16, const BF16& bf16) {
+  return act == Act::kF16 ? f16() : bf16();
+}
+
+// Programmatic dependent launch is taken as a wish by devices without it.
+bool overlap() {
+  static const bool value = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+  }();
+  return value;
+}
+
+template <class T>
+cudaError_t head8(const uint8_t* codes, const float* scales, const float* zeros, int64_t out, int in, int group, const void* x,
+                  int rows, float* y, cudaStream_t stream) {
+  const LaunchShape shape{blocks_of(out, kHeadWarps), kHeadWarps * 32, 1};
+  const auto start = [&](auto kernel) {
+    return launch_kernel(kernel, overlap(), shape, 0, stream, codes, scales, zeros, out, in, group, static_cast<const T*>(x), y);
+  };
+  switch (rows) {
+    case 1: return start(head8_kernel<T, 1>);
+    case 2: return start(head8_kernel<T, 2>);
+    case 3: return start(head8_kernel<T, 3>);
+    case 4: return start(head8_kernel<T, 4>);
+    case 5: return start(head8_kernel<T, 5>);
+    case 6: return start(head8_kernel<T, 6>);
+    case 7: return start(head8_kernel<T, 7>);
+    case 8: return start(head8_kernel<T, 8>);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+#define AWQ_BY_ACT(CALL)                                               \
+  by_act(                                                              \
+      act,                                                             \
+      [&] {                                                            \
+        using T = __half;                                              \
+        return CALL;                                                   \
+      },                                                               \
+      [&] {                                                            \
+        using T = __nv_bfloat16;                                       \
+        return CALL;                                                   \
+      })
+
+cudaError_t launch_embed(Act act, const Batch& batch, const void* table, int dim, float* residual, cudaStream_t stream) {
+  return AWQ_BY_ACT(launch_kernel(embed_kernel<T>, overlap(), {batch.tokens, 256, 1}, 0, stream, batch,
+                                  static_cast<const T*>(table), dim, residual));
+}
+
+cudaError_t launch_add_norm(Act act, const NormArgs& args, cudaStream_t stream) {
+  return AWQ_BY_ACT(launch_kernel(add_norm_kernel<T>, overlap(), {args.tokens, kNormThreads, 1}, 0, stream, args));
+}
+
+cudaError_t launch_rope_cache(Act act, const RopeArgs& args, cudaStream_t stream) {
+  const int64_t units = static_cast<int64_t>(args.batch.tokens) * (args.heads + 2 * args.cache.kv_heads);
+  return AWQ_BY_ACT(launch_kernel(rope_cache_kernel<T>, overlap(), {blocks_of(units, kRopeWarps), kRopeWarps * 32, 1}, 0, stream,
+                                  args));
+}
+
+cudaError_t launch_silu_mul(Act act, const void* gate_up, const float* bias, int tokens, int dim, void* y, cudaStream_t stream) {
+  const int64_t n = static_cast<int64_t>(tokens) * dim;
+  return AWQ_BY_ACT(launch_kernel(silu_mul_kernel<T>, overlap(), {blocks_of(n / 2, 256), 256, 1}, 0, stream,
+                                  static_cast<const T*>(gate_up), bias, n, dim, static_cast<T*>(y)));
+}
+
+cudaError_t launch_argmax(const float* logits, int rows, int64_t vocab, int* ids, cudaStream_t stream) {
+  return launch_kernel(argmax_kernel, overlap(), {rows, kArgmaxThreads, 1}, 0, stream, logits, vocab, ids);
+}
+
+cudaError_t launch_round(Act act, const float* x, int64_t n, void* y, cudaStream_t stream) {
+  const int blocks = std::min(blocks_of(n, 256), 4096);
+  return AWQ_BY_ACT(launch_kernel(round_kernel<T>, overlap(), {blocks, 256, 1}, 0, stream, x, n, static_cast<T*>(y)));
+}
+
+cudaError_t launch_widen(Act act, const void* x, int64_t n, float* y, cudaStream_t stream) {
+  const int blocks = std::min(blocks_of(n, 256), 4096);
+  return AWQ_BY_ACT(launch_kernel(widen_kernel<T>, overlap(), {blocks, 256, 1}, 0, stream, static_cast<const T*>(x), n, y));
+}
+
+cudaError_t launch_head8(Act act, const uint8_t* codes, const float* scales, const float* zeros, int64_t out, int in, int group,
+                         const void* x, int rows, float* y, cudaStream_t stream) {
+  return AWQ_BY_ACT(head8<T>(codes, scales, zeros, out, in, group, x, rows, y, stream));
+}
+
+}  // namespace awq::cuda

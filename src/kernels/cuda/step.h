@@ -1,0 +1,104 @@
+// What a decoder's step does between its linears, on the device: embedding, norms, rotation and cache, attention, SwiGLU,
+// argmax. Activations are fp16 or bf16, the residual stream and all sums fp32. All launches return at once; nothing allocates.
+// Kernels wait for the work in front of them before they touch memory, so that the linears behind may start early (launch.h).
+#pragma once
+#include "kernels/cuda/launch.h"
+
+namespace awq::cuda {
+
+constexpr int kCachePage = 16;  // tokens
+
+// One layer's cache. Page p starts p * page_elements() elements behind base and holds, for each key/value head, keys
+// [16 tokens][head_dim] and then values transposed [head_dim][16 tokens]: both are operands of the tensor cores as they lie.
+struct CacheView {
+  void* base = nullptr;
+  int kv_heads = 0, head_dim = 0;
+  AWQ_HOST_DEVICE int64_t head_elements() const { return int64_t{2} * kCachePage * head_dim; }
+  AWQ_HOST_DEVICE int64_t page_elements() const { return kv_heads * head_elements(); }
+};
+
+// A run of consecutive tokens of one sequence; `pages` is where its page numbers begin in Batch::pages.
+struct DeviceSpan {
+  int first = 0, tokens = 0, past = 0, pages = 0;
+};
+
+// A step's tokens as the kernels see them; device pointers.
+struct Batch {
+  const int* ids = nullptr;        // [tokens]
+  const int* positions = nullptr;  // [tokens]
+  const int* span_of = nullptr;    // [tokens]
+  const DeviceSpan* spans = nullptr;
+  const int* pages = nullptr;
+  int tokens = 0, span_count = 0;
+};
+
+// residual [tokens, dim] = rows of table [vocab, dim] (fp16 or bf16). Ids are checked by the caller.
+cudaError_t launch_embed(Act act, const Batch& batch, const void* table, int dim, float* residual, cudaStream_t stream);
+
+// residual [tokens, dim] += delta + bias (each may be null), then y = residual / rms * gain, rounded; y32 (may be null) gets
+// the same in fp32.
+struct NormArgs {
+  float* residual = nullptr;
+  const void* delta = nullptr;
+  const float* bias = nullptr;
+  const float* gain = nullptr;
+  void* y = nullptr;
+  float* y32 = nullptr;
+  int tokens = 0, dim = 0;
+  float eps = 0;
+};
+cudaError_t launch_add_norm(Act act, const NormArgs& args, cudaStream_t stream);
+
+// qkv [tokens, (heads + 2 kv_heads) * head_dim]: adds the bias, normalises queries and keys per head (gains may be null),
+// rotates the first 2 * pairs elements of a head ("rotate half", angles in double), writes queries back and keys and values
+// to the cache.
+struct RopeArgs {
+  Batch batch;
+  void* qkv = nullptr;
+  const float* bias = nullptr;
+  const float *q_gain = nullptr, *k_gain = nullptr;
+  const double* inv_freq = nullptr;  // [pairs]
+  int pairs = 0, heads = 0;
+  float magnitude = 1, eps = 0;
+  CacheView cache;
+};
+cudaError_t launch_rope_cache(Act act, const RopeArgs& args, cudaStream_t stream);
+
+// y[t][i] = silu(gate) * up with gate_up [tokens, 2 dim]; bias [2 dim] may be null.
+cudaError_t launch_silu_mul(Act act, const void* gate_up, const float* bias, int tokens, int dim, void* y, cudaStream_t stream);
+
+// Causal attention with grouped queries and sliding window (0: none); the step's own keys are in the cache already.
+// q are the first heads * head_dim columns of rows of ldq elements; y [tokens, heads * head_dim].
+constexpr int kAttentionSplits = 32;
+struct AttentionArgs {
+  Batch batch;
+  CacheView cache;
+  const void* q = nullptr;
+  void* y = nullptr;
+  int64_t ldq = 0;
+  int heads = 0, window = 0;
+  float scale = 0;
+  const int2* tiles = nullptr;  // prefill: span and its number of a tile of 64 rows (token, head of the group)
+  int tile_count = 0;
+  int splits = 1;             // decode: parts of a sequence's keys
+  float* partials = nullptr;  // [span, heads, splits, head_dim + 2] where splits > 1
+};
+// head_dim 64, 96 or 128 and at most 16 heads per key/value head.
+bool attention_takes(int head_dim, int heads, int kv_heads);
+// Every span has one token.
+cudaError_t launch_attention_decode(Act act, const AttentionArgs& args, cudaStream_t stream);
+cudaError_t launch_attention_prefill(Act act, const AttentionArgs& args, cudaStream_t stream);
+
+// ids[t] = the first index of the largest of logits [rows, vocab].
+cudaError_t launch_argmax(const float* logits, int rows, int64_t vocab, int* ids, cudaStream_t stream);
+// y [n] = x rounded to the activation type.
+cudaError_t launch_round(Act act, const float* x, int64_t n, void* y, cudaStream_t stream);
+// y [n] = x [n] widened.
+cudaError_t launch_widen(Act act, const void* x, int64_t n, float* y, cudaStream_t stream);
+
+// y [rows, out] in fp32 = x [rows, in] times w transposed, for w of 8-bit codes [out, in] with fp32 scales and zero points
+// [out, in / group]: code c stands for (c - zero) * scale. in and group multiples of 16; rows 1 to 8.
+cudaError_t launch_head8(Act act, const uint8_t* codes, const float* scales, const float* zeros, int64_t out, int in, int group,
+                         const void* x, int rows, float* y, cudaStream_t stream);
+
+}  // namespace awq::cuda

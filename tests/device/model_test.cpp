@@ -1,0 +1,154 @@
+// A whole model on the GPU against the CPU's, with made-up weights.
+#include "model/model.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "device_testing.h"
+#include "model/random_model.h"
+
+namespace awq {
+namespace {
+
+using nlohmann::ordered_json;
+
+ordered_json config_of(const char* type, int heads, int kv_heads, int head_dim) {
+  return {{"model_type", type},   {"hidden_size", 256},          {"intermediate_size", 512}, {"num_hidden_layers", 3},
+          {"vocab_size", 1000},   {"num_attention_heads", heads}, {"num_key_value_heads", kv_heads},
+          {"head_dim", head_dim}, {"max_position_embeddings", 512}, {"rms_norm_eps", 1e-5}, {"rope_theta", 10000.0},
+          {"hidden_act", "silu"}, {"tie_word_embeddings", false}};
+}
+
+// Sequences in one cache, their pages dealt out backwards.
+struct Sequences {
+  Sequences(const Model& m, int count) : model(m), cache(m, count * kPages, DType::kF32) {
+    for (int s = 0; s < count; ++s) {
+      pages.emplace_back();
+      for (int i = 0; i < kPages; ++i) pages.back().push_back(count * kPages - 1 - (i * count + s));
+    }
+    past.resize(static_cast<size_t>(count));
+  }
+  // tokens[s] more tokens of each sequence; logits of all of them.
+  std::vector<float> step(const std::vector<int>& tokens) {
+    prepare(tokens);
+    model.forward({ids, positions, spans}, &cache, scratch, hidden);
+    const auto rows = static_cast<int64_t>(ids.size());
+    std::vector<float> logits(static_cast<size_t>(rows * model.config().vocab));
+    model.logits(hidden.data(), rows, logits.data());
+    for (size_t s = 0; s < tokens.size(); ++s) past[s] += tokens[s];
+    return logits;
+  }
+  void prepare(const std::vector<int>& tokens) {
+    ids.clear(), positions.clear(), spans.clear();
+    for (size_t s = 0; s < tokens.size(); ++s) {
+      if (tokens[s] == 0) continue;
+      spans.push_back({static_cast<int64_t>(ids.size()), tokens[s], past[s], pages[s].data()});
+      for (int i = 0; i < tokens[s]; ++i) {
+        ids.push_back(static_cast<int32_t>((s * 131 + (past[s] + i) * 37 + 5) % 1000));
+        positions.push_back(static_cast<int32_t>(past[s] + i));
+      }
+    }
+  }
+
+  static constexpr int kPages = 20;
+  const Model& model;
+  KvCache cache;
+  std::vector<std::vector<int32_t>> pages;
+  std::vector<int64_t> past;
+  std::vector<int32_t> ids, positions;
+  std::vector<SpanView> spans;
+  Scratch scratch;
+  std::vector<float> hidden;
+};
+
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double diff = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (!std::isfinite(a[i])) return INFINITY;
+    diff += (double{a[i]} - b[i]) * (double{a[i]} - b[i]), size += double{b[i]} * b[i];
+  }
+  return std::sqrt(diff / size);
+}
+
+void expect_like_cpu(const ordered_json& config, const RandomWeights& weights, int head_bits) {
+  LoadOptions on_cpu, on_device;
+  on_cpu.head_bits = on_device.head_bits = head_bits;
+  on_device.device = Device::kCuda;
+  const auto cpu = random_model(config, "test", weights, on_cpu), device = random_model(config, "test", weights, on_device);
+  Sequences want(*cpu, 3), got(*device, 3);
+  // bf16 activations (made-up embeddings are bf16): 2^-9 for each of some twenty roundings.
+  const auto compare = [&](const std::vector<int>& tokens) {
+    SCOPED_TRACE(fmt::format("step of {}, {} and {} tokens", tokens[0], tokens[1], tokens[2]));
+    EXPECT_LT(distance(got.step(tokens), want.step(tokens)), 0.02);
+  };
+  compare({70, 1, 33});
+  compare({1, 40, 0});
+  for (int i = 0; i < 4; ++i) compare({1, 1, 1});  // the first as it is, then captured
+  compare({100, 1, 130});
+  for (int i = 0; i < 3; ++i) compare({1, 1, 1});
+  compare({1, 0, 1});
+  compare({1, 0, 0});
+
+  // Greedy steps choose where the logits of the same step are largest.
+  for (int i = 0; i < 3; ++i) {
+    got.prepare({1, 1, 1});
+    std::vector<int32_t> next(3);
+    device->device()->greedy({got.ids, got.positions, got.spans}, got.cache.device(), next.data());
+    const std::vector<float> logits = got.step({1, 1, 1});
+    for (int s = 0; s < 3; ++s) {
+      const float* row = logits.data() + s * 1000;
+      EXPECT_EQ(next[static_cast<size_t>(s)], std::max_element(row, row + 1000) - row);
+    }
+  }
+
+  // Without a cache.
+  got.past = want.past = {0, 0, 0};
+  got.prepare({90, 0, 0}), want.prepare({90, 0, 0});
+  device->forward({got.ids, got.positions, got.spans}, nullptr, got.scratch, got.hidden);
+  cpu->forward({want.ids, want.positions, want.spans}, nullptr, want.scratch, want.hidden);
+  EXPECT_LT(distance({got.hidden.begin(), got.hidden.begin() + 90 * 256}, {want.hidden.begin(), want.hidden.begin() + 90 * 256}),
+            0.02);
+}
+
+TEST(DeviceModel, LlamaWithGroupedQueries) {
+  SKIP_WITHOUT_GPU();
+  expect_like_cpu(config_of("llama", 4, 2, 64), {.bits = 4, .group = 64}, 0);
+}
+TEST(DeviceModel, LlamaIn16Bits) {
+  SKIP_WITHOUT_GPU();
+  expect_like_cpu(config_of("llama", 8, 1, 64), {.bits = 16}, 0);
+}
+TEST(DeviceModel, EightBitsAreMultipliedDense) {
+  SKIP_WITHOUT_GPU();
+  expect_like_cpu(config_of("llama", 2, 2, 128), {.bits = 8, .group = 128}, 8);
+}
+TEST(DeviceModel, Qwen3NormalisesHeads) {
+  SKIP_WITHOUT_GPU();
+  expect_like_cpu(config_of("qwen3", 6, 2, 96), {.bits = 4, .group = 32}, 8);
+}
+TEST(DeviceModel, Qwen2HasBiases) {
+  SKIP_WITHOUT_GPU();
+  expect_like_cpu(config_of("qwen2", 4, 4, 64), {.bits = 4, .group = 128}, 4);
+}
+TEST(DeviceModel, MistralSlidesItsWindow) {
+  SKIP_WITHOUT_GPU();
+  ordered_json config = config_of("mistral", 4, 2, 128);
+  config["sliding_window"] = 40;
+  expect_like_cpu(config, {.bits = 4, .group = 128}, 0);
+}
+TEST(DeviceModel, RefusesTokensOutsideTheVocabulary) {
+  SKIP_WITHOUT_GPU();
+  LoadOptions options;
+  options.device = Device::kCuda;
+  const auto model = random_model(config_of("llama", 4, 2, 64), "test", {}, options);
+  Scratch scratch;
+  std::vector<float> hidden;
+  const std::vector<int32_t> ids = {1000}, positions = {0};
+  const SpanView span{0, 1, 0, nullptr};
+  EXPECT_THROW(model->forward({ids, positions, {&span, 1}}, nullptr, scratch, hidden), Error);
+}
+
+}  // namespace
+}  // namespace awq
