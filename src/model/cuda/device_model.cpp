@@ -351,7 +351,8 @@ class CudaModel : public DeviceModel {
       pages += (s.past + s.tokens + cuda::kCachePage - 1) / cuda::kCachePage;
       if (!decoding) tiles += (s.tokens * group + kTileRows - 1) / kTileRows;
     }
-    if (cache == nullptr) {
+    const bool own_pages = cache == nullptr;  // then those of the spans stand for nothing
+    if (own_pages) {
       if (!own_cache_ || own_cache_->pages < pages) {
         stream_.synchronize();
         drop_graphs();
@@ -383,7 +384,7 @@ class CudaModel : public DeviceModel {
         for (int64_t t = 0; t < (s.tokens * group + kTileRows - 1) / kTileRows; ++t)
           *tile++ = static_cast<int32_t>(i), *tile++ = static_cast<int32_t>(t);
       for (int64_t p = 0; p < (s.past + s.tokens + cuda::kCachePage - 1) / cuda::kCachePage; ++p)
-        *page++ = s.pages == nullptr ? own++ : s.pages[p];
+        *page++ = own_pages ? own++ : s.pages[p];
     }
     check(cudaMemcpyAsync(sent_.data(), to, static_cast<size_t>(words) * 4, cudaMemcpyHostToDevice, stream_.get()),
           "copying a step to the device");
