@@ -81,8 +81,8 @@ void print_report_json(const Options& o, const Report& r) {
                                  {"bytes_per_token", r.result.bytes_per_step / o.shape.batch},
                                  {"bandwidth_fraction", number_or_null(r.bandwidth_fraction)},
                                  {"operation_fraction", number_or_null(r.operation_fraction)},
-                                 {"read_bytes_per_s", r.limits.read_bytes_per_s},
-                                 {"int8_ops_per_s", r.limits.int8_ops_per_s},
+                                 {"read_bytes_per_s", number_or_null(r.limits.read_bytes_per_s)},
+                                 {"int8_ops_per_s", number_or_null(r.limits.int8_ops_per_s)},
                                  {"int8_set", r.limits.int8_set},
                                  {"weight_bytes", r.weight_bytes},
                                  {"cache_bytes", r.result.cache_bytes},
@@ -99,17 +99,21 @@ void print_report_json(const Options& o, const Report& r) {
 void print_report(const Options& o, const Report& r) {
   for (const auto& [name, bytes] : r.kernels)
     print_line(fmt::format("weights   {} in {}", human_bytes(static_cast<double>(bytes)), name));
-  print_line(fmt::format("limits    {} threads read {:.1f} GB/s; {:.0f} GOP/s in int8 ({})", threads(),
-                         r.limits.read_bytes_per_s * 1e-9, r.limits.int8_ops_per_s * 1e-9,
-                         r.limits.int8_set));
+  const bool limits = r.limits.read_bytes_per_s > 0;
+  if (limits)
+    print_line(fmt::format("limits    {} threads read {:.1f} GB/s; {:.0f} GOP/s in int8 ({})", threads(),
+                           r.limits.read_bytes_per_s * 1e-9, r.limits.int8_ops_per_s * 1e-9,
+                           r.limits.int8_set));
   if (o.shape.prompt > 0)
-    print_line(fmt::format("prefill   {:.1f} tokens/s over {} tokens: {:.0f} % of that peak",
-                           r.result.prefill_tokens_per_s, o.shape.prompt, 100 * r.operation_fraction));
+    print_line(fmt::format("prefill   {:.1f} tokens/s over {} tokens{}", r.result.prefill_tokens_per_s,
+                           o.shape.prompt,
+                           limits ? fmt::format(": {:.0f} % of that peak", 100 * r.operation_fraction) : ""));
   if (o.shape.decode > 0)
     print_line(fmt::format(
-        "decode    {:.2f} tokens/s, {} sequence{} after {} tokens: {} a step, {:.0f} % of the bandwidth",
+        "decode    {:.2f} tokens/s, {} sequence{} after {} tokens: {} a step{}",
         r.result.decode_tokens_per_s, o.shape.batch, o.shape.batch == 1 ? "" : "s", o.shape.context,
-        human_bytes(static_cast<double>(r.result.bytes_per_step)), 100 * r.bandwidth_fraction));
+        human_bytes(static_cast<double>(r.result.bytes_per_step)),
+        limits ? fmt::format(", {:.0f} % of the bandwidth", 100 * r.bandwidth_fraction) : ""));
   if (!o.kernels) return;
   report::Table table;
   table.columns = {{"linear", false}, {"tokens", true},  {"auto us", true}, {"gemv us", true},
@@ -124,6 +128,7 @@ void print_report(const Options& o, const Report& r) {
 }
 
 int run(const Options& o, const Context& context) {
+  if (o.kernels) check_runs_on_cpu(context, "bench --kernels");
   Report r;
   const double start = now_seconds();
   const auto model = load_model(o, context);
@@ -142,13 +147,13 @@ int run(const Options& o, const Context& context) {
   r.peak_rss_bytes = peak_rss_bytes();
   r.weight_bytes = model->bytes();
   r.kernels = model->kernels();
-  r.limits = measure_limits();
-  if (o.kernels) check_runs_on_cpu(context, "bench --kernels");
+  const bool on_device = model->device() != nullptr;
+  if (!on_device) r.limits = measure_limits();  // of this processor; a device is not measured against them
   if (o.kernels) r.rows = kernel_table(model->config(), o.random, load_options(o, context));
-  if (r.result.decode_step_seconds > 0)
+  if (!on_device && r.result.decode_step_seconds > 0)
     r.bandwidth_fraction = static_cast<double>(r.result.bytes_per_step) / r.result.decode_step_seconds /
                            r.limits.read_bytes_per_s;
-  if (r.result.prefill_tokens_per_s > 0)
+  if (!on_device && r.result.prefill_tokens_per_s > 0)
     r.operation_fraction = r.result.prefill_ops / static_cast<double>(shape.prompt) *
                            r.result.prefill_tokens_per_s / r.limits.int8_ops_per_s;
   context.json ? print_report_json(o, r) : print_report(o, r);

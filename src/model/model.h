@@ -33,9 +33,9 @@ struct BatchView {
   std::span<const int64_t> lengths = {};
 };
 
-// Pages of kPageTokens tokens for all layers; page numbers are handed out by the caller (runtime/).
 class Model;
 
+// Pages of kPageTokens tokens for all layers; page numbers are handed out by the caller (runtime/).
 class KvCache {
  public:
   KvCache(const ModelConfig& config, int64_t pages, DType dtype);  // dtype F32, F16 or BF16

@@ -88,7 +88,7 @@ std::shared_ptr<const Model> random_model(const nlohmann::ordered_json& json, co
                                           const RandomWeights& weights, const LoadOptions& options) {
   const auto config = std::make_shared<const ModelConfig>(parse_model_config(json, where));
   const ArchSpec& arch = find_arch(config->model_type, where);
-  const Tensor embedding = random_dense(config->vocab, config->hidden, weights.seed);
+  const Tensor embedding = random_dense(config->vocab, config->hidden, weights.seed).to(weights.dense);
   std::shared_ptr<DeviceModel> device;
   if (options.device == Device::kCuda) device = make_cuda_model(config, embedding);
   std::vector<std::unique_ptr<Block>> blocks;
@@ -106,7 +106,7 @@ std::shared_ptr<const Model> random_model(const nlohmann::ordered_json& json, co
       options.progress({"load", static_cast<double>(i + 1), static_cast<double>(config->layers), "blocks"});
   }
   const Tensor head =
-      config->tied ? embedding : random_dense(config->vocab, config->hidden, weights.seed + 1);
+      config->tied ? embedding : random_dense(config->vocab, config->hidden, weights.seed + 1).to(weights.dense);
   Tensor norm = Tensor::from(std::vector<float>(static_cast<size_t>(config->hidden), 1.0f), {config->hidden});
   if (device) {
     device->finish(norm, head, options.head_bits);

@@ -14,6 +14,7 @@ struct RandomWeights {
   int group =
       128;  // of quantized ones; cut to the largest of 128, 64, 32 that divides all inputs where it does not
   uint64_t seed = 1;
+  DType dense = DType::kBF16;  // type of the embedding and of an output layer of its own; F16 or BF16
 };
 
 // `where` names the configuration in errors. Weights are about as large as trained ones, so that nothing
