@@ -69,22 +69,26 @@ class QuantLinear final : public PackedLinear {
   void run(const float* x, int64_t tokens, float* y, int64_t ldy) const override;
   int64_t out() const override { return out_; }
   int64_t in() const override { return view_.k; }
-  int64_t bytes() const override { return codes_.nbytes() + scales_.nbytes() + zeros_.nbytes(); }
+  int64_t bytes() const override {
+    return codes_.nbytes() + scales_.nbytes() + zeros_.nbytes() + offsets_.nbytes();
+  }
   std::string kernel() const override {
-    return fmt::format("w{}-{}{}", view_.bits, table_.name, bf16_ ? "-bf16" : "");
+    return fmt::format("{}{}-{}{}", view_.levels ? "nf" : "w", view_.bits, table_.name, bf16_ ? "-bf16" : "");
   }
 
  private:
   void store_codes(const QuantWeight& w);
   void store_scales(const QuantWeight& w);
   void store_zeros(const QuantWeight& w);
+  void store_levels();
   void stream(const float* x, int64_t tokens, float* y, int64_t ldy) const;
 
   int64_t out_, row_blocks_;
   const simd::Table& table_;
   bool bf16_;
   int64_t stream_tokens_;
-  Tensor codes_, scales_, zeros_;
+  Tensor codes_, scales_, zeros_, offsets_;
+  float levels_[kNf4Codes];  // in the order of the stored nibbles
   simd::QuantView view_{};
 };
 
@@ -95,7 +99,7 @@ QuantLinear::QuantLinear(const QuantWeight& w, bool bf16, Product product)
       bf16_(bf16),
       stream_tokens_(stream_limit(product, bf16 ? kBf16StreamTokens : kQuantStreamTokens)) {
   check_consistent(w);
-  view_.bits = w.scheme.bits == 4 ? 4 : 8;
+  view_.bits = w.scheme.bits <= 4 ? 4 : 8;
   view_.k = w.cols;
   view_.group = w.scheme.group_size(w.cols);
   view_.groups = w.groups();
@@ -106,6 +110,7 @@ QuantLinear::QuantLinear(const QuantWeight& w, bool bf16, Product product)
   store_codes(w);
   store_scales(w);
   store_zeros(w);
+  if (w.scheme.code == CodeKind::kNf4) store_levels();
 }
 
 void QuantLinear::store_codes(const QuantWeight& w) {
@@ -128,14 +133,21 @@ void QuantLinear::store_codes(const QuantWeight& w) {
   view_.codes = words;
 }
 
+// Calls put(place, from): where the value of each row and group lies in [row block][group][16], and in
+// [row][group].
+template <class Put>
+void each_group(const QuantWeight& w, const Put& put) {
+  const int64_t groups = w.groups();
+  for (int64_t row = 0; row < w.rows; ++row)
+    for (int64_t g = 0; g < groups; ++g)
+      put((row / simd::kRowBlock * groups + g) * simd::kRowBlock + row % simd::kRowBlock, row * groups + g);
+}
+
 void QuantLinear::store_scales(const QuantWeight& w) {
   const DType dtype =
       w.scale_dtype == DType::kF16 || w.scale_dtype == DType::kBF16 ? w.scale_dtype : DType::kF32;
   std::vector<float> ordered(static_cast<size_t>(row_blocks_ * view_.groups * simd::kRowBlock), 0.0f);
-  for (int64_t row = 0; row < w.rows; ++row)
-    for (int64_t g = 0; g < view_.groups; ++g)
-      ordered[(row / simd::kRowBlock * view_.groups + g) * simd::kRowBlock + row % simd::kRowBlock] =
-          w.scales[row * view_.groups + g];
+  each_group(w, [&](int64_t to, int64_t from) { ordered[to] = w.scales[from]; });
   scales_ = Tensor(dtype, {row_blocks_, view_.groups, simd::kRowBlock});
   convert_from_f32(ordered.data(), dtype, scales_.mutable_bytes(), scales_.numel());
   view_.scales = scales_.bytes();
@@ -143,15 +155,26 @@ void QuantLinear::store_scales(const QuantWeight& w) {
 }
 
 void QuantLinear::store_zeros(const QuantWeight& w) {
-  if (w.zeros.empty()) return;
-  const int middle = 1 << (w.scheme.bits - 1);
-  zeros_ = Tensor::zeros(DType::kI8, {row_blocks_, view_.groups, simd::kRowBlock});
-  int8_t* z = zeros_.mutable_data<int8_t>();
-  for (int64_t row = 0; row < w.rows; ++row)
-    for (int64_t g = 0; g < view_.groups; ++g)
-      z[(row / simd::kRowBlock * view_.groups + g) * simd::kRowBlock + row % simd::kRowBlock] =
-          static_cast<int8_t>(w.zero_at(row, g) - middle);
-  view_.zeros = z;
+  const int middle = 1 << (w.scheme.bits - 1);  // codes are stored less this
+  if (!w.zeros.empty()) {
+    zeros_ = Tensor::zeros(DType::kI8, {row_blocks_, view_.groups, simd::kRowBlock});
+    int8_t* z = zeros_.mutable_data<int8_t>();
+    each_group(w, [&](int64_t to, int64_t from) { z[to] = static_cast<int8_t>(w.zeros[from] - middle); });
+    view_.zeros = z;
+  }
+  if (!w.offsets.empty()) {
+    offsets_ = Tensor::zeros(DType::kF32, {row_blocks_, view_.groups, simd::kRowBlock});
+    float* o = offsets_.mutable_data<float>();
+    each_group(w, [&](int64_t to, int64_t from) {
+      o[to] = w.offsets[from] + static_cast<float>(middle) * w.scales[from];
+    });
+    view_.offsets = o;
+  }
+}
+
+void QuantLinear::store_levels() {
+  for (int nibble = 0; nibble < kNf4Codes; ++nibble) levels_[nibble] = kNf4Values[nibble ^ kNf4Codes / 2];
+  view_.levels = levels_;
 }
 
 void QuantLinear::run(const float* x, int64_t tokens, float* y, int64_t ldy) const {
@@ -207,9 +230,7 @@ std::unique_ptr<PackedLinear> pack_linear(const Tensor& w, Precision precision, 
 std::unique_ptr<PackedLinear> pack_linear(const QuantWeight& w, Precision precision, Product product) {
   if (w.scheme.activations != Activations::kFloat) return int8_activation_linear(w, precision);
   if (precision == Precision::kFast && int8_supports(w)) return pack_int8(w, product);
-  const bool bf16 = use_bf16(precision);
-  if (w.scheme.code != CodeKind::kAffine || w.scheme.zero == ZeroKind::kReal) return table_linear(w, bf16);
-  return std::make_unique<QuantLinear>(w, bf16, product);
+  return std::make_unique<QuantLinear>(w, use_bf16(precision), product);
 }
 
 }  // namespace awq

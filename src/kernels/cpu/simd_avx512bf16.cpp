@@ -76,7 +76,7 @@ void pack_b_bf16(const void* const* rows, int n, int64_t k0, int64_t kn, float* 
     }
 }
 
-template <int kBits>
+template <int kBits, bool kLevels>
 void pack_quant_bf16_bits(const QuantView& w, int64_t block, int blocks, int64_t k0, int64_t kn,
                           float* panel) {
   for (int c = 0; c < kNr; c += W) {
@@ -86,7 +86,7 @@ void pack_quant_bf16_bits(const QuantView& w, int64_t block, int blocks, int64_t
       continue;
     }
     F even = F{};
-    each_column<kBits>(w, block + c / kRowBlock, 0, k0, kn, [&](int64_t k, F v) {
+    each_column<kBits, kLevels>(w, block + c / kRowBlock, 0, k0, kn, [&](int64_t k, F v) {
       if (k % 2 == 0) {
         even = v;
       } else {
@@ -98,8 +98,9 @@ void pack_quant_bf16_bits(const QuantView& w, int64_t block, int blocks, int64_t
 }
 
 void pack_quant_bf16(const QuantView& w, int64_t block, int blocks, int64_t k0, int64_t kn, float* panel) {
-  w.bits == 4 ? pack_quant_bf16_bits<4>(w, block, blocks, k0, kn, panel)
-              : pack_quant_bf16_bits<8>(w, block, blocks, k0, kn, panel);
+  w.levels      ? pack_quant_bf16_bits<4, true>(w, block, blocks, k0, kn, panel)
+  : w.bits == 4 ? pack_quant_bf16_bits<4, false>(w, block, blocks, k0, kn, panel)
+                : pack_quant_bf16_bits<8, false>(w, block, blocks, k0, kn, panel);
 }
 
 void pair_bf16(const float* even, const float* odd, int64_t n, float* out) {

@@ -26,7 +26,9 @@ constexpr int kKeyBlock = 128;           // keys per attention block: row stride
 //     word of row 0 | word of row 1 | ... | word of row 15 | next word of row 0 | ...
 //   stored code = (q - middle) in two's complement, middle = 2^(bits of the scheme - 1); a group is padded to
 //   whole words.
-//   scales: [row block][group][16]; zeros: [row block][group][16], zero - middle, null when all are 0.
+//   scales: [row block][group][16]; zeros: [row block][group][16], zero - middle, null when all are 0;
+//   offsets: [row block][group][16] of real numbers, null when all are 0.
+//   A weight is (code - zero) * scale + offset, or levels[nibble] * scale + offset where there are levels.
 struct QuantView {
   int bits;  // 4 or 8
   int64_t k, group, groups, words;
@@ -34,6 +36,8 @@ struct QuantView {
   const void* scales;
   Elem scale_elem;
   const int8_t* zeros;
+  const float* offsets;
+  const float* levels;  // 16, for the stored nibbles 0..15 of 4 bits (nf4)
 };
 
 // Statistics of one row of logits for KL: sums over v of e^(p-max p), e^(q-max q) and e^(p-max p) (p - q).

@@ -200,7 +200,7 @@ QuantWeight random_of(Scheme scheme, int64_t out, int64_t in) {
   return w;
 }
 
-TEST(QuantLinear, TablesRealZerosAndInt8ActivationsMatchReference) {
+TEST(QuantLinear, LevelsRealZerosAndInt8ActivationsMatchReference) {
   const Scheme nf4{CodeKind::kNf4, 4, 64, ZeroKind::kNone};
   const Scheme int8{CodeKind::kAffine, 8, -1, ZeroKind::kNone, Activations::kInt8Token};
   Scheme outliers = int8, grouped = int8, nf4_int8 = nf4;
@@ -217,9 +217,9 @@ TEST(QuantLinear, TablesRealZerosAndInt8ActivationsMatchReference) {
   } cases[] = {{nf4, 40, 576, "nf4-"},
                {nf4, 33, 64, "nf4-"},
                {{CodeKind::kNf4, 4, -1, ZeroKind::kNone}, 5, 7, "nf4-"},
-               {{CodeKind::kAffine, 4, 32, ZeroKind::kReal}, 17, 384, "table-"},
-               {{CodeKind::kAffine, 8, 32, ZeroKind::kReal}, 48, 96, "table-"},
-               {{CodeKind::kAffine, 2, -1, ZeroKind::kReal}, 3, 45, "table-"},
+               {{CodeKind::kAffine, 4, 32, ZeroKind::kReal}, 17, 384, "w4-"},
+               {{CodeKind::kAffine, 8, 32, ZeroKind::kReal}, 48, 96, "w8-"},
+               {{CodeKind::kAffine, 2, -1, ZeroKind::kReal}, 3, 45, "w4-"},
                {int8, 40, 576, "-a8"},
                {grouped, 31, 320, "-a8"},
                {outliers, 37, 300, "-a8o"},
@@ -273,6 +273,8 @@ TEST(QuantLinear, FourBitsStayFourBits) {
   const QuantWeight w = random_quant(64, 256, 4, 64, true, DType::kF16, 1);
   const int64_t groups = 64 * 4;
   EXPECT_EQ(pack_linear(w, Precision::kExact)->bytes(), 64 * 256 / 2 + groups * (2 + 1));
+  const QuantWeight three = random_quant(64, 256, 3, 64, true, DType::kF16, 1);
+  EXPECT_EQ(pack_linear(three, Precision::kExact)->bytes(), 64 * 256 / 2 + groups * (2 + 1));
   const QuantWeight nf4 = random_of({CodeKind::kNf4, 4, 64, ZeroKind::kNone}, 64, 256);
   EXPECT_EQ(pack_linear(nf4, Precision::kBf16)->bytes(), 64 * 256 / 2 + groups * 4);
 }
