@@ -96,7 +96,7 @@ nb::dict summary(const Quantized& q) {
   const JobResult& r = q.result;
   nb::dict out;
   out["output"] = q.options.output;
-  out["scheme"] = r.plan.scheme.text();
+  out["scheme"] = r.plan.scheme_text();
   out["group_size"] = r.plan.scheme.group;
   out["format"] = r.plan.format;
   out["dtype"] = r.quantized.dtype == DType::kF16 ? "float16" : "bfloat16";
@@ -151,6 +151,7 @@ Options options_from(const nb::dict& given) {
   take("calib", o.calib);
   take("samples", o.samples);
   take("seq_len", o.seq_len);
+  take("plan", o.plan);
   take("check", o.check);
   take("force", o.force);
   return o;
@@ -192,9 +193,10 @@ void bind_quantize(nb::module_& m) {
   m.def("plan", [](const nb::dict& given) {
     Options o = options_from(given);
     o.resolve_group();
+    o.load_plan();
     const QuantizePlan plan = plan_quantize(*Checkpoint::open(resolve_model(o.model)), o.quantize, 0);
     nb::dict out;
-    out["scheme"] = plan.scheme.text();
+    out["scheme"] = plan.scheme_text();
     out["group_size"] = plan.scheme.group;
     out["format"] = plan.format;
     out["bits_per_weight"] = plan.bits_per_weight;

@@ -8,7 +8,7 @@
 #include "checkpoint/finite_scan.h"
 #include "checkpoint/packed_config.h"
 #include "checkpoint/sources.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 
 namespace awq {
 namespace {

@@ -11,7 +11,7 @@
 #include "checkpoint/source_format.h"
 #include "checkpoint/sources.h"
 #include "formats/gguf.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 
 namespace awq {
 namespace {

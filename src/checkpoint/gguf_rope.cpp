@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <numbers>
 
-#include "formats/printable.h"
+#include "base/printable.h"
 
 namespace awq {
 namespace {

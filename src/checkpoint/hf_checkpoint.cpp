@@ -13,7 +13,7 @@
 #include "checkpoint/side_files.h"
 #include "checkpoint/source_format.h"
 #include "checkpoint/sources.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 #include "formats/safetensors.h"
 
 namespace awq {

@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "base/system.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 
 namespace awq {
 namespace {

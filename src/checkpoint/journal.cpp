@@ -7,7 +7,7 @@
 #include "base/sha256.h"
 #include "base/thread_pool.h"
 #include "checkpoint/json_file.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 
 namespace awq {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "base/system.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 
 namespace awq {
 namespace {

@@ -9,7 +9,7 @@
 #include "base/sha256.h"
 #include "base/system.h"
 #include "checkpoint/json_file.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 
 namespace awq {
 namespace fs = std::filesystem;

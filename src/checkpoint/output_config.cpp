@@ -88,10 +88,8 @@ ordered_json gptq_settings(const OutputQuantization& q) {
           {"modules_in_block_to_quantize", nullptr}};
 }
 
-ordered_json compressed_tensors_settings(const OutputQuantization& q) {
-  const Scheme& s = q.scheme;
+ordered_json compressed_tensors_group(const Scheme& s, const char* format, const std::vector<std::string>& targets) {
   const bool grouped = s.group > 0;
-  const char* format = form_name(q.form);
   ordered_json weights = {{"num_bits", s.bits},
                           {"type", "int"},
                           {"symmetric", s.zero == ZeroKind::kNone},
@@ -101,19 +99,26 @@ ordered_json compressed_tensors_settings(const OutputQuantization& q) {
   ordered_json activations = nullptr;
   if (s.activations == Activations::kInt8Token)
     activations = {{"num_bits", 8}, {"type", "int"}, {"symmetric", true}, {"strategy", "token"}, {"dynamic", true}};
+  return {{"targets", targets},
+          {"format", format},
+          {"weights", std::move(weights)},
+          {"input_activations", std::move(activations)},
+          {"output_activations", nullptr}};
+}
+
+ordered_json compressed_tensors_settings(const OutputQuantization& q) {
+  const char* format = form_name(q.form);
+  ordered_json groups = ordered_json::object();
+  for (const OutputQuantization::Group& g : q.groups)
+    groups[fmt::format("group_{}", groups.size())] = compressed_tensors_group(g.scheme, format, g.modules);
+  if (groups.empty()) groups["group_0"] = compressed_tensors_group(q.scheme, format, {"Linear"});
   return {{"quant_method", "compressed-tensors"},
           {"format", format},
           {"quantization_status", "compressed"},
           {"ignore", q.left_dense},
           {"kv_cache_scheme", nullptr},
           {"global_compression_ratio", nullptr},
-          {"config_groups",
-           {{"group_0",
-             {{"targets", {"Linear"}},
-              {"format", format},
-              {"weights", std::move(weights)},
-              {"input_activations", std::move(activations)},
-              {"output_activations", nullptr}}}}}};
+          {"config_groups", std::move(groups)}};
 }
 
 ordered_json bitsandbytes_settings(const OutputQuantization& q, DType dtype) {

@@ -17,6 +17,12 @@ nlohmann::ordered_json quantized_config(const nlohmann::ordered_json& source, co
 struct OutputQuantization {
   StoredForm form = StoredForm::kAwqGemm;
   Scheme scheme;
+  // Several schemes, each with the full names of its linears: compressed-tensors only.
+  struct Group {
+    Scheme scheme;
+    std::vector<std::string> modules;
+  };
+  std::vector<Group> groups;  // empty: all have `scheme`
   std::vector<std::string> left_dense;  // full names of linears that stay plain
 };
 nlohmann::ordered_json packed_config(const nlohmann::ordered_json& source, const OutputQuantization& quantization, DType dtype);

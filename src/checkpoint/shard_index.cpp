@@ -3,7 +3,7 @@
 #include <simdjson.h>
 
 #include "base/error.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 
 namespace awq {
 namespace {

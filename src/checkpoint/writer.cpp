@@ -16,7 +16,7 @@
 #include "base/sha256.h"
 #include "base/system.h"
 #include "checkpoint/output_files.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 
 namespace awq {
 namespace fs = std::filesystem;

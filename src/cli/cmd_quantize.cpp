@@ -76,7 +76,7 @@ Json plan_json(const QuantizePlan& plan, const Checkpoint& checkpoint, const std
           {"output", output},
           {"architecture", plan.config.model_type},
           {"source_format", checkpoint.format().name},
-          {"scheme", plan.scheme.text()},
+          {"scheme", plan.scheme_text()},
           {"group_size", plan.scheme.group},
           {"format", plan.format},
           {"linears", plan.quantized_linears},
@@ -131,7 +131,7 @@ int dry_run(const Context& context, const Options& o, const Checkpoint& checkpoi
                          public_name(checkpoint.path()), plan.config.model_type, plan.config.layers,
                          static_cast<double>(weights) / 1e6, checkpoint.format().name));
   print_line(fmt::format("plan    {} with {}, group size {}, format {}: {} linears, {:.2f} bits per weight",
-                         o.quantize.method, plan.scheme.text(), plan.scheme.group, plan.format,
+                         o.quantize.method, plan.scheme_text(), plan.scheme.group, plan.format,
                          plan.quantized_linears, plan.bits_per_weight));
   for (const auto& skipped : json["skipped"])
     print_line(fmt::format("skip    {}: {}", skipped["module"].get<std::string>(),
@@ -155,7 +155,7 @@ Json result_json(const Options& o, const JobResult& r, const std::string& output
   Json layers = Json::array();
   for (const LayerReport& l : r.quantized.layers)
     layers.push_back({{"module", l.module},
-                      {"scheme", r.plan.scheme.text()},
+                      {"scheme", r.plan.linear(l.block, l.module).scheme.text()},
                       {"relative_error", number(l.relative_error)},
                       {"group_loss", number(l.group_loss)},
                       {"group_awq_loss", number(l.group_awq_loss)},
@@ -163,7 +163,7 @@ Json result_json(const Options& o, const JobResult& r, const std::string& output
   Json json = {{"schema", "awq.quantize/1"},
                {"output", output},
                {"method", o.quantize.method},
-               {"scheme", r.plan.scheme.text()},
+               {"scheme", r.plan.scheme_text()},
                {"format", r.plan.format},
                {"dtype", r.quantized.dtype == DType::kF16 ? "float16" : "bfloat16"},
                {"bits_per_weight", r.plan.bits_per_weight},
@@ -232,6 +232,7 @@ int run(const Context& context, Options o) {
   check_runs_on_cpu(context, "quantize");
   const double start = now_seconds();
   o.resolve_group();
+  o.load_plan();
   const std::filesystem::path model = resolve_model(o.model);
   const auto checkpoint = Checkpoint::open(model);
   const std::string output = o.output.empty() ? default_output(model) : o.output;
@@ -319,6 +320,8 @@ void add_quantize(CLI::App& app, Context& context) {
                   "leave linears out: down_proj, layers.3, layers.0.mlp.up_proj, ...")
       ->allow_extra_args(false)
       ->type_name("NAME");
+  command.add_option("--plan", o->plan, "bits and groups of each linear: a file that awq diagnose -o wrote")
+      ->type_name("FILE");
   command.add_flag("--no-check", o->no_check, "do not compare the result with the source");
   command.add_flag("--dry-run", o->dry_run, "read headers only; say what would be done");
   auto* resume =

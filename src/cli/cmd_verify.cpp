@@ -7,7 +7,7 @@
 #include "checkpoint/hub_cache.h"
 #include "cli/commands.h"
 #include "cli/options.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 #include "model/verify.h"
 
 namespace awq::cli {

@@ -18,7 +18,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/progress_bar.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 #include "kernels/devices.h"
 
 namespace awq::cli {

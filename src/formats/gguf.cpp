@@ -7,7 +7,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "formats/printable.h"
+#include "base/printable.h"
 
 namespace awq {
 namespace {

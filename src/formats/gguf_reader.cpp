@@ -10,7 +10,7 @@
 
 #include "base/checked.h"
 #include "formats/gguf.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 
 namespace awq {
 namespace {

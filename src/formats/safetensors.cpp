@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "base/checked.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 
 namespace awq {
 namespace {

@@ -5,7 +5,7 @@
 #include <unordered_set>
 
 #include "base/checked.h"
-#include "formats/printable.h"
+#include "base/printable.h"
 #include "formats/safetensors.h"
 
 namespace awq {

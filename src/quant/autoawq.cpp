@@ -16,7 +16,7 @@ constexpr int kSteps = 20;  // exponents 0, 0.05, ... 0.95
 std::vector<GroupLinear> linears_of(const RoundingContext& context, int64_t layer, const ScaleGroup& group, const BlockWeights& block) {
   std::vector<GroupLinear> out;
   for (const std::string& module : group.consumers)
-    out.push_back({module, std::get<Tensor>(block.weights.at(module)), planned(context.plan, layer, module).quantized});
+    out.push_back({module, std::get<Tensor>(block.weights.at(module)), context.plan.linear(layer, module).quantized});
   return out;
 }
 

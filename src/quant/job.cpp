@@ -35,10 +35,24 @@ void check_ids(const TokenSequences& sequences, const ModelConfig& config, const
       fail(Code::kBadFile, "{}: the tokenizer gives id {}, the model's vocabulary has {}", name, id, config.vocab);
 }
 
+// The linears of each scheme, in the order in which schemes appear.
+std::vector<OutputQuantization::Group> groups_of(const QuantizePlan& plan) {
+  std::vector<OutputQuantization::Group> groups;
+  for (const auto& block : plan.blocks)
+    for (const PlannedLinear& l : block) {
+      if (!l.quantized) continue;
+      auto group = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.scheme == l.scheme; });
+      if (group == groups.end()) group = groups.insert(groups.end(), {l.scheme, {}});
+      group->modules.push_back(l.spec.module);
+    }
+  return groups;
+}
+
 nlohmann::ordered_json output_config(const Checkpoint& checkpoint, const QuantizePlan& plan, DType dtype) {
   if (!plan.form) return dense_config(checkpoint.config(), dtype);
-  OutputQuantization out{*plan.form, plan.scheme, {"lm_head"}};
+  OutputQuantization out{*plan.form, plan.scheme, {}, {"lm_head"}};
   out.left_dense.insert(out.left_dense.end(), plan.not_converted.begin(), plan.not_converted.end());
+  if (plan.mixed) out.groups = groups_of(plan);
   return packed_config(checkpoint.config(), out, dtype);
 }
 
@@ -59,11 +73,11 @@ Manifest describe(const Checkpoint& checkpoint, const QuantizeJob& job, const Jo
     m.calibration = Manifest::Calibration{job.calibration.name, job.calibration.sha256, job.calibration.sequences.count(),
                                           job.calibration.sequences.tokens()};
   m.method = job.options.method;
-  m.scheme = result.plan.scheme.text();
+  m.scheme = result.plan.scheme_text();
   m.format = result.plan.format;
   m.options = job.manifest_options;
   for (const LayerReport& l : result.quantized.layers)
-    m.layers.push_back({l.module, result.plan.scheme.text(), l.relative_error, l.chosen});
+    m.layers.push_back({l.module, result.plan.linear(l.block, l.module).scheme.text(), l.relative_error, l.chosen});
   if (const auto& c = result.quantized.check)
     m.check = Manifest::Check{job.heldout->name, c->tokens, c->kl, c->kl_ci95, c->top1_agreement, c->perplexity_source, c->perplexity,
                               result.worst};
@@ -74,6 +88,16 @@ std::string tokens_digest(const TokenSequences& sequences) {
   Sha256 hash;
   hash.update(std::as_bytes(std::span(sequences.lengths)));
   hash.update(std::as_bytes(std::span(sequences.ids)));
+  return hash.hex();
+}
+
+std::string schemes_digest(const QuantizePlan& plan) {
+  Sha256 hash;
+  for (const auto& block : plan.blocks)
+    for (const PlannedLinear& l : block) {
+      const std::string line = l.spec.module + (l.quantized ? " " + l.scheme.text() : " dense") + "\n";
+      hash.update(std::as_bytes(std::span(line)));
+    }
   return hash.hex();
 }
 
@@ -89,6 +113,7 @@ JobIdentity identity_of(const QuantizeJob& job, const QuantizePlan& plan, const 
                           {"--sym", o.symmetric ? "yes" : "no"},
                           {"--format", plan.format},
                           {"--dtype", o.dtype}};
+  if (plan.mixed) identity.emplace_back("--plan", schemes_digest(plan));
   std::string skipped;
   for (const std::string& module : plan.not_converted) skipped += (skipped.empty() ? "" : ",") + module;
   identity.emplace_back("--skip", skipped.empty() ? "none" : skipped);

@@ -29,7 +29,7 @@ BlockRounding round_each(const RoundingContext& context, int64_t layer, const St
     if (!l.quantized) continue;
     check_cancelled();
     const Tensor& weight = std::get<Tensor>(block.weights.at(l.spec.module));
-    QuantWeight q = round(weight, l.spec);
+    QuantWeight q = round(weight, l);
     out.reports.push_back({layer, l.spec.module, relative_error(weight, q, stats.at(l.spec.reads)), 0, 0, chosen});
     out.quantized.emplace(l.spec.module, std::move(q));
   }
@@ -39,20 +39,20 @@ BlockRounding round_each(const RoundingContext& context, int64_t layer, const St
 }  // namespace
 
 BlockRounding round_rtn(const RoundingContext& context, int64_t layer, const BlockSpec&, const StatsObserver& stats, BlockWeights& block) {
-  return round_each(context, layer, stats, block, "round to nearest", [&](const Tensor& w, const LinearSpec&) {
-    return quantize_minmax(w.f32(), w.dim(0), w.dim(1), context.plan.scheme, context.dtype);
+  return round_each(context, layer, stats, block, "round to nearest", [&](const Tensor& w, const PlannedLinear& l) {
+    return quantize_minmax(w.f32(), w.dim(0), w.dim(1), l.scheme, context.dtype);
   });
 }
 
 BlockRounding round_nf4(const RoundingContext& context, int64_t layer, const BlockSpec&, const StatsObserver& stats, BlockWeights& block) {
-  return round_each(context, layer, stats, block, "nearest NF4 code", [&](const Tensor& w, const LinearSpec&) {
-    return quantize_nf4(w.f32(), w.dim(0), w.dim(1), context.plan.scheme);
+  return round_each(context, layer, stats, block, "nearest NF4 code", [&](const Tensor& w, const PlannedLinear& l) {
+    return quantize_nf4(w.f32(), w.dim(0), w.dim(1), l.scheme);
   });
 }
 
 BlockRounding round_llm_int8(const RoundingContext& context, int64_t layer, const BlockSpec&, const StatsObserver& stats, BlockWeights& block) {
-  return round_each(context, layer, stats, block, "int8 per output", [&](const Tensor& w, const LinearSpec&) {
-    return quantize_absmax(w.f32(), w.dim(0), w.dim(1), context.plan.scheme, DType::kF32);
+  return round_each(context, layer, stats, block, "int8 per output", [&](const Tensor& w, const PlannedLinear& l) {
+    return quantize_absmax(w.f32(), w.dim(0), w.dim(1), l.scheme, DType::kF32);
   });
 }
 
@@ -60,11 +60,11 @@ BlockRounding round_llm_int8(const RoundingContext& context, int64_t layer, cons
 // loss does not fall keeps the nearest codes.
 BlockRounding round_gptq(const RoundingContext& context, int64_t layer, const BlockSpec&, const StatsObserver& stats, BlockWeights& block) {
   std::map<Site, Compensation> factors;
-  return round_each(context, layer, stats, block, "GPTQ, static groups in order of activation", [&](const Tensor& w, const LinearSpec& l) {
-    const SiteStats& site = stats.at(l.reads);
-    QuantWeight q = quantize_minmax(w.f32(), w.dim(0), w.dim(1), context.plan.scheme, context.dtype);
+  return round_each(context, layer, stats, block, "GPTQ, static groups in order of activation", [&](const Tensor& w, const PlannedLinear& l) {
+    const SiteStats& site = stats.at(l.spec.reads);
+    QuantWeight q = quantize_minmax(w.f32(), w.dim(0), w.dim(1), l.scheme, context.dtype);
     if (site.tokens == 0) return q;
-    const auto factor = factors.try_emplace(l.reads, site.gram.data(), site.dim, kDamping).first;
+    const auto factor = factors.try_emplace(l.spec.reads, site.gram.data(), site.dim, kDamping).first;
     factor->second.improve(w.f32(), 0, 0, q);
     return q;
   });

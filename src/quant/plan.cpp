@@ -1,8 +1,12 @@
 #include "quant/plan.h"
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <tuple>
+
+#include "base/printable.h"
 
 namespace awq {
 namespace {
@@ -22,6 +26,15 @@ void check_options(const QuantizeOptions& o) {
   if (o.group && *o.group != -1 && *o.group < 8)
     fail(Code::kBadArgument, "--group-size {}: expected auto, -1 (one group per output) or at least 8", *o.group);
   const Scheme& fixed = method.fixed;
+  if (o.mixed) {
+    const std::string& where = o.mixed->where;
+    if (o.bits != 0 || o.group || o.symmetric)
+      fail(Code::kBadArgument, "--plan {}: it says bits and groups: expected neither --bits nor --group-size nor --sym", where);
+    if (o.method != "awq" && o.method != "gptq" && o.method != "rtn")
+      fail(Code::kBadArgument, "--plan {}: expected --method awq, gptq or rtn, got {}", where, o.method);
+    if (o.format != "auto" && o.format != "compressed-tensors" && o.format != "dense")
+      fail(Code::kBadArgument, "--plan {}: expected --format compressed-tensors or dense, which hold several schemes, got {}", where, o.format);
+  }
   if (fixed.bits == 0) return;
   if (o.bits != 0 && o.bits != fixed.bits) fail(Code::kBadArgument, "--method {} has {} bits, got --bits {}", o.method, fixed.bits, o.bits);
   if (o.group && *o.group != fixed.group)
@@ -29,13 +42,61 @@ void check_options(const QuantizeOptions& o) {
          fixed.group < 0 ? "a whole row (-1)" : std::to_string(fixed.group), *o.group);
 }
 
-std::string skip_reason(const LinearSpec& linear, const QuantizeOptions& options, const QuantizePlan& plan) {
+std::string skip_reason(const LinearSpec& linear, const Scheme& scheme, const QuantizeOptions& options, const QuantizePlan& plan) {
   for (const std::string& name : options.skip)
     if (names_component(linear.module, name)) return "--skip " + name;
-  if (plan.scheme.code == CodeKind::kNf4 && linear.in % plan.scheme.group != 0)
-    return fmt::format("{} inputs are not a multiple of {}", linear.in, plan.scheme.group);
-  return plan.form ? form_refusal(*plan.form, plan.scheme, linear.out, linear.in) : "";
+  if (scheme.bits == kDenseBits) return "the plan leaves it as it is";
+  if (scheme.code == CodeKind::kNf4 && linear.in % scheme.group != 0)
+    return fmt::format("{} inputs are not a multiple of {}", linear.in, scheme.group);
+  return plan.form ? form_refusal(*plan.form, scheme, linear.out, linear.in) : "";
 }
+
+// The scheme of every linear a plan file names; the names that are none of this model's are refused.
+class MixedSchemes {
+ public:
+  explicit MixedSchemes(const std::optional<MixedPlan>& plan) : plan_(plan) {
+    if (!plan) return;
+    for (const MixedUnit& u : plan->units)
+      for (const std::string& module : u.modules) by_module_.emplace(module, u.scheme);
+  }
+
+  Scheme of(const LinearSpec& linear, const Scheme& base) {
+    const auto found = by_module_.find(linear.module);
+    if (found == by_module_.end()) return base;
+    seen_.insert(linear.module);
+    const Scheme& s = found->second;
+    if (s.bits != kDenseBits && s.group > 0 && linear.in % s.group != 0)
+      fail(Code::kBadFile, "{}: {}: expected a group size that divides its {} inputs, got {}", plan_->where, linear.module, linear.in, s.group);
+    return s;
+  }
+
+  // Loaders fuse what reads one input in attention and MLP: their parts must be stored alike.
+  void check_fused(const std::vector<PlannedLinear>& block) const {
+    if (!plan_) return;
+    for (const Site site : {Site::kAttentionIn, Site::kMlpIn}) {
+      const PlannedLinear* first = nullptr;
+      for (const PlannedLinear& l : block) {
+        if (l.spec.reads != site) continue;
+        if (first == nullptr) first = &l;
+        if (l.scheme != first->scheme)
+          fail(Code::kBadFile, "{}: loaders fuse {} with {}: expected one scheme for both, got {} and {}", plan_->where, first->spec.module,
+               l.spec.module, text_of(first->scheme), text_of(l.scheme));
+      }
+    }
+  }
+
+  void check_all_seen() const {
+    for (const auto& [module, scheme] : by_module_)
+      if (!seen_.contains(module)) fail(Code::kBadFile, "{}: {}: names no linear of this model", plan_->where, printable(module));
+  }
+
+ private:
+  static std::string text_of(const Scheme& s) { return s.bits == kDenseBits ? "16 bits" : s.text(); }
+
+  const std::optional<MixedPlan>& plan_;
+  std::map<std::string, Scheme> by_module_;
+  std::set<std::string> seen_;
+};
 
 // Loaders fuse q with k and v, and gate with up: either all parts of such a group are quantized or none.
 void unify_fused(std::vector<PlannedLinear>& block) {
@@ -72,6 +133,14 @@ int choose_group(const QuantizeOptions& options, const std::vector<std::vector<P
   return *options.group;
 }
 
+void check_base_group(const MixedPlan& plan, const std::vector<std::vector<PlannedLinear>>& blocks) {
+  for (const auto& block : blocks)
+    for (const PlannedLinear& l : block)
+      if (l.quantized && l.scheme.group > 0 && l.spec.in % l.scheme.group != 0)
+        fail(Code::kBadFile, "{}: base: expected a group size that divides the {} inputs of {}, which no unit names, got {}", plan.where,
+             l.spec.in, l.spec.module, l.scheme.group);
+}
+
 // The stored form for a scheme whose group size is not known yet; empty for plain tensors.
 std::optional<StoredForm> choose_form(const QuantizeOptions& o, const Scheme& scheme) {
   const bool int8 = scheme.activations == Activations::kInt8Token;
@@ -80,7 +149,7 @@ std::optional<StoredForm> choose_form(const QuantizeOptions& o, const Scheme& sc
       if (scheme.code == CodeKind::kNf4) return StoredForm::kBnbNf4;
       if (scheme.activations == Activations::kInt8Outliers) return StoredForm::kBnbInt8;
       if (int8) return StoredForm::kIntQuantized;
-      return scheme.bits == 4 ? StoredForm::kAwqGemm : StoredForm::kPackQuantized;
+      return scheme.bits == 4 && !o.mixed ? StoredForm::kAwqGemm : StoredForm::kPackQuantized;
     }
     if (o.format == "gemm") return StoredForm::kAwqGemm;
     if (o.format == "gptq") return scheme.zero == ZeroKind::kNone ? StoredForm::kGptq : StoredForm::kGptqV2;
@@ -102,14 +171,14 @@ std::optional<StoredForm> choose_form(const QuantizeOptions& o, const Scheme& sc
 }
 
 // Bits per weight on disk, scales and zero points included; of plain tensors those the codes would take packed.
-double stored_bits(const QuantizePlan& plan, const LinearSpec& l) {
+double stored_bits(const std::optional<StoredForm>& form, const Scheme& scheme, const LinearSpec& l) {
   const double weights = static_cast<double>(l.out * l.in);
-  if (!plan.form) {
-    const int zero_bits = plan.scheme.code == CodeKind::kNf4 ? 0 : plan.scheme.bits;
-    return plan.scheme.bits + (16.0 + zero_bits) / static_cast<double>(plan.scheme.group_size(l.in));
+  if (!form) {
+    const int zero_bits = scheme.code == CodeKind::kNf4 ? 0 : scheme.bits;
+    return scheme.bits + (16.0 + zero_bits) / static_cast<double>(scheme.group_size(l.in));
   }
   double bytes = 0;
-  for (const StoredPart& part : stored_parts(*plan.form, plan.scheme, l.out, l.in, DType::kF16)) bytes += static_cast<double>(part.bytes());
+  for (const StoredPart& part : stored_parts(*form, scheme, l.out, l.in, DType::kF16)) bytes += static_cast<double>(part.bytes());
   return 8 * bytes / weights;
 }
 
@@ -175,6 +244,23 @@ bool names_component(const std::string& module, const std::string& name) {
   return !name.empty() && padded.find(wanted) != std::string::npos;
 }
 
+std::string QuantizePlan::scheme_text() const {
+  if (!mixed) return scheme.text();
+  std::set<std::tuple<int, int, std::string>> all;
+  for (const auto& block : blocks)
+    for (const PlannedLinear& l : block)
+      if (l.quantized) all.emplace(l.scheme.bits, -l.scheme.group, l.scheme.text());
+  std::string out;
+  for (const auto& [bits, group, text] : all) out += (out.empty() ? "" : "+") + text;
+  return out;
+}
+
+const PlannedLinear& QuantizePlan::linear(int64_t block, const std::string& module) const {
+  for (const PlannedLinear& l : blocks.at(static_cast<size_t>(block)))
+    if (l.spec.module == module) return l;
+  fail(Code::kInternal, "internal error: {} is not in the plan", module);
+}
+
 QuantizePlan plan_quantize(const Checkpoint& checkpoint, const QuantizeOptions& options, int64_t tokens) {
   check_options(options);
   const std::string where = checkpoint.path().string();
@@ -185,37 +271,49 @@ QuantizePlan plan_quantize(const Checkpoint& checkpoint, const QuantizeOptions& 
   plan.config = parse_model_config(checkpoint.config(), where);
   plan.scheme = find_method(options.method).fixed;
   const bool asked = plan.scheme.bits == 0;
-  if (asked) plan.scheme = {CodeKind::kAffine, planned_bits(options), -1, options.symmetric ? ZeroKind::kNone : ZeroKind::kInteger};
+  if (options.mixed)
+    plan.scheme = options.mixed->base;
+  else if (asked)
+    plan.scheme = {CodeKind::kAffine, planned_bits(options), -1, options.symmetric ? ZeroKind::kNone : ZeroKind::kInteger};
   plan.form = choose_form(options, plan.scheme);
   plan.format = plan.form ? form_name(*plan.form) : "dense";
   const ArchSpec& arch = find_arch(plan.config.model_type, where);
   require_tensors(checkpoint, arch, plan.config);
+  MixedSchemes schemes(options.mixed);
   std::set<std::string> unused(options.skip.begin(), options.skip.end());
   for (int64_t i = 0; i < plan.config.layers; ++i) {
     std::vector<PlannedLinear> block;
     for (const LinearSpec& spec : arch.block(plan.config, i).linears) {
-      const std::string reason = skip_reason(spec, options, plan);
-      block.push_back({spec, reason.empty(), reason});
+      const Scheme scheme = schemes.of(spec, plan.scheme);
+      const std::string reason = skip_reason(spec, scheme, options, plan);
+      block.push_back({spec, scheme, reason.empty(), reason});
       for (const std::string& name : options.skip)
         if (names_component(spec.module, name)) unused.erase(name);
     }
+    schemes.check_fused(block);
     unify_fused(block);
     plan.blocks.push_back(std::move(block));
   }
   unused.erase("lm_head");
   if (!unused.empty()) fail(Code::kBadArgument, "--skip {}: names no linear of this model", *unused.begin());
 
-  if (asked) plan.scheme.group = choose_group(options, plan.blocks);
+  schemes.check_all_seen();
+  if (options.mixed)
+    check_base_group(*options.mixed, plan.blocks);
+  else if (asked)
+    plan.scheme.group = choose_group(options, plan.blocks);
   double bits = 0;
-  for (const auto& block : plan.blocks)
-    for (const PlannedLinear& l : block) {
+  for (auto& block : plan.blocks)
+    for (PlannedLinear& l : block) {
+      if (!options.mixed) l.scheme = plan.scheme;
+      plan.mixed |= l.scheme != plan.scheme;
       if (!l.quantized) {
         plan.not_converted.push_back(l.spec.module);
         continue;
       }
       ++plan.quantized_linears;
       plan.quantized_weights += l.spec.out * l.spec.in;
-      bits += stored_bits(plan, l.spec) * static_cast<double>(l.spec.out * l.spec.in);
+      bits += stored_bits(plan.form, l.scheme, l.spec) * static_cast<double>(l.spec.out * l.spec.in);
     }
   if (plan.quantized_linears == 0) fail(Code::kBadArgument, "nothing is left to quantize: --skip names every linear");
   plan.bits_per_weight = bits / static_cast<double>(plan.quantized_weights);
@@ -236,7 +334,7 @@ OutputPlan output_plan(const Checkpoint& checkpoint, const QuantizePlan& plan, D
     for (const PlannedLinear& l : plan.blocks[i]) {
       const LinearSpec& s = l.spec;
       if (l.quantized && plan.form) {
-        for (StoredPart& part : stored_parts(*plan.form, plan.scheme, s.out, s.in, dtype))
+        for (StoredPart& part : stored_parts(*plan.form, l.scheme, s.out, s.in, dtype))
           out.tensors.push_back({s.module + part.suffix, part.dtype, std::move(part.shape)});
       } else {
         out.tensors.push_back({s.module + ".weight", dtype, {s.out, s.in}});

@@ -8,6 +8,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/writer.h"
 #include "model/model.h"
+#include "quant/mixed_plan.h"
 
 namespace awq {
 
@@ -22,6 +23,7 @@ struct QuantizeOptions {
   std::string format = "auto";
   std::string dtype = "auto";   // "auto", "float16", "bfloat16"
   std::vector<std::string> skip;  // components of module names to leave out: "lm_head", "down_proj", "layers.0"
+  std::optional<MixedPlan> mixed;  // schemes of single linears; then bits, group and symmetric stay unset
 };
 
 // What is asked of a method before its rounder runs (rounding.h).
@@ -37,13 +39,15 @@ int planned_bits(const QuantizeOptions& options);
 
 struct PlannedLinear {
   LinearSpec spec;
+  Scheme scheme;  // with its group size; meaningless where not quantized
   bool quantized = true;
   std::string skipped_because;  // when not quantized
 };
 
 struct QuantizePlan {
   ModelConfig config;
-  Scheme scheme;       // with the group size chosen
+  Scheme scheme;       // with the group size chosen; of most linears where they differ (a plan's base)
+  bool mixed = false;  // some linear has another scheme
   std::string format;  // of the stored form: "gemm", ..., or "dense"
   std::optional<StoredForm> form;  // empty: dense
   std::vector<std::vector<PlannedLinear>> blocks;
@@ -53,6 +57,10 @@ struct QuantizePlan {
   int64_t weight_bytes = 0;    // of the output, exact, index included
   int64_t source_bytes = 0;    // of the source's tensors
   int64_t memory_bytes = 0;    // estimated peak for the tokens given
+
+  // "w4g128z"; of mixed ones all, by bits: "w4g64z+w8g64".
+  std::string scheme_text() const;
+  const PlannedLinear& linear(int64_t block, const std::string& module) const;  // kInternal when there is none
 };
 
 // tokens: calibration plus held-out tokens, for the memory estimate. Errors: kUnsupported (architecture, method, format),

@@ -1,5 +1,7 @@
 #include "quant/request.h"
 
+#include <nlohmann/json.hpp>
+
 #include "checkpoint/manifest.h"
 
 namespace awq {
@@ -8,17 +10,22 @@ void QuantizeRequest::resolve_group() {
   if (group != "auto") quantize.group = std::stoi(group);
 }
 
+void QuantizeRequest::load_plan() {
+  if (!plan.empty()) quantize.mixed = read_mixed_plan(plan);
+}
+
 std::vector<std::pair<std::string, std::string>> manifest_options(const QuantizeRequest& r) {
   const QuantizeOptions& q = r.quantize;
   std::vector<std::pair<std::string, std::string>> out = {{"method", q.method},
                                                           {"quality", q.quality},
-                                                          {"bits", std::to_string(planned_bits(q))},
-                                                          {"group_size", r.group},
+                                                          {"bits", std::to_string(q.mixed ? q.mixed->base.bits : planned_bits(q))},
+                                                          {"group_size", q.mixed ? std::to_string(q.mixed->base.group) : r.group},
                                                           {"sym", q.symmetric ? "true" : "false"},
                                                           {"format", q.format},
                                                           {"dtype", q.dtype},
                                                           {"samples", r.samples},
                                                           {"seq_len", std::to_string(r.seq_len)}};
+  if (q.mixed) out.emplace_back("plan", mixed_plan_json(*q.mixed)["units"].dump());
   for (const std::string& name : q.skip) out.emplace_back("skip", name);
   return out;
 }
@@ -27,7 +34,11 @@ std::string quantize_command(const QuantizeRequest& r, const std::string& output
   const QuantizeOptions& q = r.quantize;
   std::vector<std::string> argv = {"awq",       "quantize", r.model,  "-o",
                                    output,      "--method", q.method, "--quality",
-                                   q.quality,   "--bits",   std::to_string(planned_bits(q)), "--group-size", r.group};
+                                   q.quality};
+  if (q.mixed)
+    argv.insert(argv.end(), {"--plan", r.plan});
+  else
+    argv.insert(argv.end(), {"--bits", std::to_string(planned_bits(q)), "--group-size", r.group});
   if (q.symmetric) argv.emplace_back("--sym");
   if (q.format != "auto") argv.insert(argv.end(), {"--format", q.format});
   if (q.dtype != "auto") argv.insert(argv.end(), {"--dtype", q.dtype});

@@ -13,9 +13,12 @@ struct QuantizeRequest {
   std::string model, output, group = "auto", calib = "builtin", samples = "auto";
   QuantizeOptions quantize;
   int64_t seq_len = 512;
+  std::string plan;  // a file; load_plan reads it
 
   // quantize.group from `group`: "auto" or a number.
   void resolve_group();
+  // quantize.mixed from `plan`, if there is one.
+  void load_plan();
   int64_t sample_count() const { return samples == "auto" ? 128 : std::stoll(samples); }
 };
 

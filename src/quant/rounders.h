@@ -8,7 +8,6 @@ using RoundBlock = BlockRounding(const RoundingContext& context, int64_t layer, 
                                  BlockWeights& block);
 RoundBlock round_awq, round_autoawq, round_rtn, round_nf4, round_llm_int8, round_gptq, round_smoothquant;
 
-const PlannedLinear& planned(const QuantizePlan& plan, int64_t layer, const std::string& module);
 bool any_quantized(const RoundingContext& context, int64_t layer, const ScaleGroup& group);
 // tr(E G Eᵀ) / tr(W G Wᵀ); NaN without tokens.
 double relative_error(const Tensor& weight, const QuantWeight& q, const SiteStats& stats);

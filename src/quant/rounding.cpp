@@ -9,12 +9,6 @@
 
 namespace awq {
 
-const PlannedLinear& planned(const QuantizePlan& plan, int64_t layer, const std::string& module) {
-  for (const PlannedLinear& l : plan.blocks[layer])
-    if (l.spec.module == module) return l;
-  fail(Code::kInternal, "internal error: {} is not in the plan", module);
-}
-
 double relative_error(const Tensor& weight, const Tensor& rounded, const SiteStats& stats) {
   if (stats.tokens == 0) return std::numeric_limits<double>::quiet_NaN();
   Tensor error(DType::kF32, weight.shape());
@@ -45,7 +39,7 @@ SiteStats scaled_stats(const SiteStats& stats, const std::vector<float>& s) {
 
 bool any_quantized(const RoundingContext& context, int64_t layer, const ScaleGroup& group) {
   for (const std::string& module : group.consumers)
-    if (planned(context.plan, layer, module).quantized) return true;
+    if (context.plan.linear(layer, module).quantized) return true;
   return false;
 }
 
@@ -84,7 +78,7 @@ std::vector<GroupLinear> group_linears(const RoundingContext& context, int64_t l
                                        const BlockWeights& block) {
   std::vector<GroupLinear> linears;
   for (const std::string& module : group.consumers) {
-    const PlannedLinear& l = planned(context.plan, layer, module);
+    const PlannedLinear& l = context.plan.linear(layer, module);
     linears.push_back({module, std::get<Tensor>(block.weights.at(module)), l.quantized,
                        l.spec.role != "q_proj" && l.spec.role != "k_proj"});
   }
@@ -95,7 +89,8 @@ GroupResult search_group(const RoundingContext& context, int64_t layer, const Sc
                          const StatsObserver& stats, const BlockWeights& block) {
   const auto linears = group_linears(context, layer, group, block);
   ScaleSearch search;
-  search.scheme = context.plan.scheme;
+  for (const std::string& module : group.consumers)  // one scheme for all that are quantized: the plan sees to it
+    if (const PlannedLinear& l = context.plan.linear(layer, module); l.quantized) search.scheme = l.scheme;
   search.scale_dtype = context.dtype;
   search.channel_owner = owners(group, context.plan.config);
   if (group.fold == Fold::kNorm) {
@@ -127,7 +122,7 @@ BlockRounding round_awq(const RoundingContext& context, int64_t layer, const Blo
       bool rows_changed = false;
       for (const GroupResult& other : results) rows_changed |= other.group->producer == module;
       if (rows_changed)
-        q = range_search(weight.f32(), weight.dim(0), weight.dim(1), context.plan.scheme, context.dtype,
+        q = range_search(weight.f32(), weight.dim(0), weight.dim(1), q.scheme, context.dtype,
                          scaled.gram.data(),
                          r.choice.free_range ? RangeEffort::kFull : RangeEffort::kAwqClip);
       if (compensation) compensation->improve(weight.f32(), kSweeps, kRefits, q);

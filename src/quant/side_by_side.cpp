@@ -48,7 +48,7 @@ class Run {
       const QuantizePlan& plan = plans_.back();
       double bits = plan.bits_per_weight;
       if (c.salient != Salient::kNone) bits += kSalientShare * (16 - bits);
-      out_.results.push_back({c.label, c.options.method, plan.scheme.text(), c.salient == Salient::kNone ? plan.format : "none", bits,
+      out_.results.push_back({c.label, c.options.method, plan.scheme_text(), c.salient == Salient::kNone ? plan.format : "none", bits,
                               plan.weight_bytes, plan.memory_bytes, 0, {}, nullptr});
     }
     config_ = std::make_shared<const ModelConfig>(plans_.front().config);

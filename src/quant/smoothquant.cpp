@@ -18,7 +18,7 @@ Tensor stacked(const RoundingContext& context, int64_t layer, const ScaleGroup& 
   std::vector<float> rows;
   int64_t cols = 0;
   for (const std::string& module : group.consumers) {
-    if (!planned(context.plan, layer, module).quantized) continue;
+    if (!context.plan.linear(layer, module).quantized) continue;
     const Tensor& w = std::get<Tensor>(block.weights.at(module));
     rows.insert(rows.end(), w.f32(), w.f32() + w.numel());
     cols = w.dim(1);

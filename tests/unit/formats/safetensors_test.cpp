@@ -2,7 +2,7 @@
 
 #include <gmock/gmock.h>
 
-#include "formats/printable.h"
+#include "base/printable.h"
 #include "unit/formats/files.h"
 
 namespace awq {
