@@ -18,6 +18,7 @@ void add_bench(CLI::App& app, Context& context);
 void add_inspect(CLI::App& app, Context& context);
 void add_verify(CLI::App& app, Context& context);
 void add_compare(CLI::App& app, Context& context);
+void add_diagnose(CLI::App& app, Context& context);
 void add_gate(CLI::App& app, Context& context);
 void add_report(CLI::App& app, Context& context);
 void add_env(CLI::App& app, Context& context);

@@ -51,6 +51,7 @@ void add_commands(CLI::App& app, Context& context) {
   add_inspect(app, context);
   add_verify(app, context);
   add_compare(app, context);
+  add_diagnose(app, context);
   add_gate(app, context);
   add_report(app, context);
   add_env(app, context);

@@ -21,6 +21,33 @@ struct OutputHead {
   float rms_eps = 0;
 };
 
+// What a result makes of one target, beside the source.
+struct TokenLoss {
+  double kl = 0, nll_source = 0, nll = 0;  // nats
+  bool same_top = false;
+};
+
+// The source's side, compared with any number of results.
+class OutputComparison {
+ public:
+  // source and what `head` points to must live as long as this. Logits of the source are kept where they take at most
+  // `keep_bytes`, else computed again for each result.
+  OutputComparison(const HiddenStates& source, const OutputHead& head, int64_t keep_bytes = 0);
+  // Of every token but the last of each sequence, in order. `result` comes from the same sequences and has passed all blocks.
+  std::vector<TokenLoss> losses(const HiddenStates& result, const OutputHead& head, const ProgressFn& progress = {});
+
+ private:
+  const float* source_logits(int64_t first, int64_t rows);
+
+  const HiddenStates& source_;
+  OutputHead head_;
+  std::vector<float> logits_, normed_;
+  std::vector<bool> kept_;  // blocks of the source's logits that are there; empty: none is kept
+};
+
+// Of the losses of all targets of `sequences`, in order.
+CheckResult summarize(const TokenSequences& sequences, const std::vector<TokenLoss>& losses);
+
 // Both states must come from the same sequences and have passed all blocks.
 CheckResult compare_outputs(const HiddenStates& source, const OutputHead& source_head, const HiddenStates& result,
                             const OutputHead& result_head, const ProgressFn& progress);
