@@ -78,23 +78,32 @@ ModelPlan plan_model(const Checkpoint& checkpoint, const Diagnosis& d, const std
   base.mixed = MixedPlan{"", "", d.base, {}};
   out.uniform_bytes = plan_quantize(checkpoint, base, 0).weight_bytes;
   const int64_t others = out.uniform_bytes - uniform;
-  std::vector<size_t> chosen;
-  if (goal.kl)
-    chosen = least_bytes(choices, *goal.kl);
-  else if (goal.more_bytes)
-    chosen = least_kl(choices, uniform + static_cast<int64_t>(std::floor(*goal.more_bytes * static_cast<double>(out.uniform_bytes))));
-  else
-    chosen = least_kl(choices, static_cast<int64_t>(std::floor(goal.bits_per_weight.value() / 8 * static_cast<double>(weights))));
+  const auto solve = [&](int64_t spare) {
+    if (goal.kl) return least_bytes(choices, *goal.kl);
+    if (goal.bits_per_weight) return least_kl(choices, static_cast<int64_t>(std::floor(*goal.bits_per_weight / 8 * static_cast<double>(weights))));
+    return least_kl(choices, static_cast<int64_t>(std::floor((1 + goal.more_bytes.value()) * static_cast<double>(out.uniform_bytes))) - others - spare);
+  };
+  std::vector<size_t> chosen = solve(0);
+  const auto fill = [&] {
+    out.plan.base = d.base;
+    out.plan.units.clear();
+    for (size_t u = 0; u < chosen.size(); ++u)
+      if (const Scheme& scheme = options[u].schemes[chosen[u]]; scheme != d.base) out.plan.units.push_back({d.units[u].unit.modules, scheme});
+    QuantizeOptions mixed;
+    mixed.mixed = out.plan;
+    out.bytes = plan_quantize(checkpoint, mixed, 0).weight_bytes;
+  };
+  fill();
+  // The headers of the files grow and shrink with the tensors' names: a few kilobytes that the choices do not know of.
+  if (goal.more_bytes)
+    if (const auto most = static_cast<int64_t>(std::floor((1 + *goal.more_bytes) * static_cast<double>(out.uniform_bytes))); out.bytes > most) {
+      chosen = solve(2 * (out.bytes - most));
+      fill();
+    }
 
   const PlanChoice total = total_of(choices, chosen);
   std::map<std::string, int64_t> count;
-  out.plan.base = d.base;
-  for (size_t u = 0; u < chosen.size(); ++u) {
-    const Scheme& scheme = options[u].schemes[chosen[u]];
-    count[text_of(scheme)] += d.units[u].unit.weights;
-    if (scheme != d.base) out.plan.units.push_back({d.units[u].unit.modules, scheme});
-  }
-  out.bytes = others + total.bytes;
+  for (size_t u = 0; u < chosen.size(); ++u) count[text_of(options[u].schemes[chosen[u]])] += d.units[u].unit.weights;
   out.bits_per_weight = 8.0 * static_cast<double>(total.bytes) / static_cast<double>(std::max<int64_t>(1, weights));
   out.expected_kl = total.kl;
   out.uniform_kl = d.total.kl;
