@@ -4,7 +4,7 @@
 
 # What CMakeLists.txt and tests/ look for, by the names of Debian 12.
 packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev libsimdjson-dev libcli11-dev libfmt-dev libspdlog-dev
-  libeigen3-dev libboost1.81-dev libpcre2-dev libicu-dev libssl-dev libgtest-dev libgmock-dev python3 python3-pip
+  libeigen3-dev libboost1.81-dev libpcre2-dev libicu-dev libssl-dev libcurl4-openssl-dev libgtest-dev libgmock-dev python3 python3-pip
   python3-numpy python3-dev python3-venv)
 jobs=$(nproc)
 stage=''

@@ -23,7 +23,7 @@ constexpr int64_t kSequence = 512;  // tokens of a measured sequence
 constexpr size_t kTableRows = 16;
 
 struct Options : QuantizeRequest {
-  std::string quantized, data = "builtin", exact = "auto", size, precision = "exact", html, csv;
+  std::string quantized, data = "builtin", exact = "auto", size, precision = "bf16", html, csv;
   std::vector<int> plan_bits = {3, 4, 8, 16}, plan_groups;
   int64_t limit = 4;
   double kl = 0;
@@ -223,7 +223,7 @@ void add_diagnose(CLI::App& app, Context& context) {
   command.add_option("--data", o->data, "text to measure on: builtin or a file (default builtin)")->type_name("TEXT");
   command.add_option("--limit", o->limit, "sequences of 512 tokens to measure on (default 4)")->check(CLI::Range(1, 1 << 20))->type_name("N");
   command.add_option("--exact", o->exact, "parts measured one by one: auto (24), a number, or all")->check(whole_number_auto_or_all)->type_name("N");
-  command.add_option("--precision", o->precision, "exact|bf16: of the measured runs (default exact)")->check(one_of({"exact", "bf16"}))->type_name("NAME");
+  command.add_option("--precision", o->precision, "bf16 (default)|exact: of the measured runs")->check(one_of({"exact", "bf16"}))->type_name("NAME");
   command.add_option("--html", o->html, "write a page that opens offline")->type_name("FILE");
   command.add_option("--csv", o->csv, "write the numbers behind it")->type_name("DIR");
 }

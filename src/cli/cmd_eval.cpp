@@ -101,8 +101,15 @@ void check_options(const CLI::App& command, const Options& o) {
   if (is_text_task(o.task)) return;
   if (!given("--data")) throw CLI::ValidationError("--task " + o.task, "needs --data FILE, its questions as JSON lines (docs/evaluation.md)");
   if (given("--protocol")) throw CLI::ValidationError("--protocol", "is for --task ppl and kl");
-  for (const char* name : {"--answers", "--temperature", "--seed"})
+  for (const char* name : {"--answers", "--temperature"})
     if (given(name) && o.task != "humaneval") throw CLI::ValidationError(name, "is for --task humaneval");
+  const bool mtbench = o.task == "mtbench";
+  if (given("--seed") && o.task != "humaneval" && !mtbench) throw CLI::ValidationError("--seed", "is for --task humaneval and mtbench");
+  for (const char* name : {"--judge", "--judge-model"})
+    if (given(name) != mtbench)
+      throw CLI::ValidationError(mtbench ? "--task mtbench" : name, mtbench ? fmt::format("needs {}: who rates the answers", name) : "is for --task mtbench");
+  if (given("--max-tokens") && !mtbench) throw CLI::ValidationError("--max-tokens", "is for --task mtbench");
+  if (mtbench && given("--fewshot")) throw CLI::ValidationError("--fewshot", "is not for --task mtbench");
   if (o.task == "humaneval" && given("--fewshot")) throw CLI::ValidationError("--fewshot", "is not for --task humaneval");
   if (given("--num-fewshot") && o.shots > 0 && o.fewshot.empty())
     throw CLI::ValidationError("--num-fewshot", "needs --fewshot FILE, the solved examples");
@@ -151,7 +158,11 @@ void add_eval(CLI::App& app, Context& context) {
       ->check(CLI::Range(1, static_cast<int>(kMaxChoices)))
       ->type_name("N");
   command.add_option("--temperature", o->temperature, "of several --answers")->check(CLI::Range(0.01, 2.0))->capture_default_str()->type_name("X");
-  command.add_option("--seed", o->seed, "of several --answers")->type_name("N");
+  command.add_option("--seed", o->seed, "of several --answers, and of mtbench")->type_name("N");
+  command.add_option("--judge", o->judge, "of mtbench: an OpenAI-compatible server, as http://localhost:8000/v1; its key from AWQ_JUDGE_API_KEY")
+      ->type_name("URL");
+  command.add_option("--judge-model", o->judge_model, "of mtbench: the model that rates")->type_name("NAME");
+  command.add_option("--max-tokens", o->max_tokens, "of mtbench: longest answer")->check(CLI::Range(1, 1 << 20))->capture_default_str()->type_name("N");
   command.parse_complete_callback([o, &command] { check_options(command, *o); });
 }
 

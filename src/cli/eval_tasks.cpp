@@ -4,17 +4,22 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
+#include "base/printable.h"
 #include "base/system.h"
 #include "base/version.h"
+#include "checkpoint/chat_source.h"
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/tokenizer_source.h"
 #include "eval/answer_task.h"
+#include "eval/mtbench.h"
+#include "cli/http_client.h"
 #include "eval/task_run.h"
 #include "runtime/end_ids.h"
 #include "text/text_source.h"
@@ -24,6 +29,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
+constexpr const char* kMtBench = "mtbench";
 constexpr int64_t kMmluShots = 5;  // Hendrycks et al. 2021
 
 // A checkpoint with what a task needs of it.
@@ -94,7 +100,41 @@ PreparedTask prepare_answers(const EvalOptions& o, const AnswerTask& task) {
   return p;
 }
 
+// One chat completion of an OpenAI-compatible server. The key comes from AWQ_JUDGE_API_KEY, not from the command line, which
+// every user of the machine can read.
+JudgeFn judge_of(const EvalOptions& o) {
+  JsonPost post;
+  post.url = o.judge;
+  while (post.url.ends_with('/')) post.url.pop_back();
+  post.url += "/chat/completions";
+  if (const char* key = std::getenv("AWQ_JUDGE_API_KEY"); key != nullptr) post.key = key;
+  return [post, model = o.judge_model](const std::string& system, const std::string& question) {
+    const ordered_json request = {{"model", model},
+                                  {"temperature", 0},
+                                  {"messages", {{{"role", "system"}, {"content", system}}, {{"role", "user"}, {"content", question}}}}};
+    const std::string body = post_json(post, request.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+    const ordered_json answer = ordered_json::parse(body, nullptr, false);
+    const ordered_json::json_pointer content("/choices/0/message/content");
+    if (answer.is_discarded() || !answer.contains(content) || !answer.at(content).is_string())
+      fail(Code::kBadFile, "{}: expected choices[0].message.content, got {}", post.url, printable(body, 200));
+    return answer.at(content).get<std::string>();
+  };
+}
+
+PreparedTask prepare_mtbench(const EvalOptions& o) {
+  const auto data = std::make_shared<const MtBenchData>(read_mtbench(o.data, o.limit));
+  PreparedTask p{mtbench_metrics(), 1, 0, {{"", data->available}}, data->name, {}, {}};
+  p.questions = questions_json(o, data->sha256, "", 0);
+  p.questions.update({{"judge_model", o.judge_model}, {"max_tokens", o.max_tokens}, {"seed", o.seed}});
+  p.run = [data, judge = judge_of(o), o](const Subject& s, TaskLog& log, const ProgressFn& progress) {
+    const ChatRenderer chat(chat_source(*s.checkpoint));
+    return run_mtbench({s.model, s.tokenizer, end_ids(*s.checkpoint)}, chat, *data, o.max_tokens, o.seed, judge, log, progress);
+  };
+  return p;
+}
+
 PreparedTask prepare(const EvalOptions& o) {
+  if (o.task == kMtBench) return prepare_mtbench(o);
   if (const ChoiceTask* choice = find_choice_task(o.task)) return prepare_choice(o, *choice);
   return prepare_answers(o, o.task == humaneval_task().name ? humaneval_task() : gsm8k_task());
 }
@@ -168,6 +208,7 @@ std::vector<std::string> task_names() {
   for (const ChoiceTask& task : choice_tasks()) names.emplace_back(task.name);
   names.emplace_back(gsm8k_task().name);
   names.emplace_back(humaneval_task().name);
+  names.emplace_back(kMtBench);
   return names;
 }
 

@@ -1,4 +1,4 @@
-// `awq eval` on tasks with right answers: multiple choice, GSM8K, HumanEval.
+// `awq eval` on tasks: multiple choice, GSM8K, HumanEval, MT-Bench.
 #pragma once
 #include <string>
 #include <vector>
@@ -17,6 +17,9 @@ struct EvalOptions {
   int64_t answers = 1;  // to each problem of HumanEval
   float temperature = 0.2F;
   uint64_t seed = 0;
+  // Of mtbench: an OpenAI-compatible server ("https://api.openai.com/v1"), the model there, tokens of an answer.
+  std::string judge, judge_model;
+  int64_t max_tokens = 1024;
 };
 
 std::vector<std::string> task_names();

@@ -3,7 +3,35 @@
 
 Usage: tasks_test.py PATH_TO_AWQ
 """
+import http.server, threading
+
 from tiny import *
+
+
+class Judge:
+    """A judge that answers what `verdicts` says, in turn, and keeps what it was asked."""
+
+    def __init__(self, verdicts):
+        self.asked, self.keys = [], []
+        replies = iter(verdicts)
+        judge = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                judge.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                judge.keys.append(self.headers.get("Authorization"))
+                verdict = next(replies)
+                status, text = verdict if isinstance(verdict, tuple) else (200, json.dumps({"choices": [{"message": {"content": verdict}}]}))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
 
 def question(i, **changes):
@@ -107,6 +135,40 @@ class Tasks(TinyCase):
         self.assertIn("pass@2,create_test", json.loads(done.stdout)["results"]["humaneval"])
         wrong = json.loads(samples.read_text().splitlines()[2])
         self.assertEqual((wrong["scores"], len(wrong["resps"])), ([0, 0], 3))
+
+    def test_a_judge_rates_conversations(self):
+        (self.model / "chat_template.jinja").write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>")
+        data = self.lines("mt.jsonl", [{"question_id": 81 + i, "category": c, "turns": [f"Write {i}.", f"Again {i}."], **more}
+                                       for i, (c, more) in enumerate([("writing", {}), ("math", {"reference": ["42", "43"]})])])
+        samples = self.dir / "samples.jsonl"
+        run = ("eval", self.model, "--task", "mtbench", "--data", data, "--max-tokens", 12, "--judge-model", "j", "--samples", samples)
+        judge = Judge([(503, "busy"), "Fine. [[7]]", "no number", "[[4]]", "first [[2]] then [[10]]", "[[5.5]]"])
+        result = self.ok(*run, "--judge", judge.url + "/", env={**os.environ, "AWQ_JUDGE_API_KEY": "secret"})
+        scores = result["results"]["mtbench"]
+        self.assertEqual([scores[f"rating,{k}"] for k in ("turn-1", "turn-2", "mean")], [8.5, 4.75, 6.625])
+        self.assertEqual(set(judge.keys), {"Bearer secret"})
+        self.assertTrue(all(a["model"] == "j" and a["temperature"] == 0 for a in judge.asked))
+        asked = [a["messages"][1]["content"] for a in judge.asked]
+        items = [json.loads(line) for line in samples.read_text().splitlines()[1:]]
+        answers = {i["question_id"]: i["resps"] for i in items}
+        self.assertIn("Write 0.", asked[1])
+        self.assertIn(answers[81][0], asked[1])
+        self.assertNotIn("Again 0.", asked[1])
+        self.assertIn(answers[81][1], asked[2])
+        self.assertIn("42", asked[4])
+        self.assertEqual(self.ok(*run, "--judge", judge.url)["results"], result["results"])  # everything was done already
+        self.assertEqual(len(judge.asked), 6)
+
+        samples.unlink()
+        for verdicts, expected in (([(401, "who are you?")], "expected status 200, got 401: who are you?"), (["?"] * 3, "expected a rating as [[1]] to [[10]]"),
+                                   ([(200, "{}")], "expected choices[0].message.content, got {}")):
+            with self.subTest(expected=expected):
+                done = awq(*run, "--judge", Judge(verdicts).url)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn(expected, done.stderr)
+        done = awq(*run[:-2])
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--judge", done.stderr)
 
     def test_gate_passes_and_fails_by_its_status(self):
         text = self.dir / "text.txt"
