@@ -181,6 +181,23 @@ report::Table outliers_table(const Diagnosis& d, size_t rows) {
   return table;
 }
 
+// Mean |input| by channel, loudest first, before and after scaling; the loudest 1 % as a line of their own.
+report::LineChart channel_chart(const UnitDiagnosis& u) {
+  std::vector<size_t> order = largest_first(u.channel_mean, [](float v) { return static_cast<double>(v); });
+  report::LineChart chart{"Inputs of " + u.unit.name, "Mean size of each input channel, loudest channel first.", "channel, by size", "mean |input|", true, {}};
+  report::LineChart::Series before{"before scaling", {}}, after{"after scaling", {}}, salient{"loudest 1 %", {}};
+  const size_t loud = std::max<size_t>(1, order.size() / 100), step = std::max<size_t>(1, order.size() / 400);
+  for (size_t k = 0; k < order.size(); ++k) {
+    const double x = static_cast<double>(k), y = u.channel_mean[order[k]];
+    if (k < loud) salient.points.push_back({x, y});
+    if (k >= loud && k % step != 0) continue;
+    before.points.push_back({x, y});
+    after.points.push_back({x, y / u.channel_scale[order[k]]});
+  }
+  chart.series = {std::move(before), std::move(after), std::move(salient)};
+  return chart;
+}
+
 report::Table tokens_table(const Diagnosis& d, const DiagnoseFacts& facts) {
   report::Table table{"The tokens that change most", {{"before"}, {"token"}, {"KL", true}, {"loss, source", true}, {"loss", true}}, {}};
   for (const size_t k : worst_tokens(d)) {
@@ -237,12 +254,13 @@ std::string csv(double v) { return std::isfinite(v) ? fmt::format("{:.9g}", v) :
 
 report::Table units_table(const Diagnosis& d, size_t rows) {
   report::Table table{"What costs most, when it alone is quantized",
-                      {{"part"}, {"scheme"}, {"KL", true}, {"KL saved if left", true}, {"error", true}, {"block changes", true}, {"loudest channel", true}},
+                      {{"part"}, {"scheme"}, {"KL", true}, {"KL saved if left", true}, {"perplexity", true}, {"error", true}, {"block changes", true}, {"loudest channel", true}},
                       {}};
   const auto order = by_kl(d);
   for (size_t k = 0; k < std::min(rows, order.size()); ++k) {
     const UnitDiagnosis& u = d.units[order[k]];
     table.rows.push_back({u.unit.name, u.unit.scheme.text(), fmt::format("{}{:.5f}", u.measured ? "" : "\u2248", u.kl), text_of(u.kl_rest, "{:.5f}"),
+                          std::isfinite(u.perplexity) ? fmt::format("{:+.2f} %", 100 * (u.perplexity / d.total.perplexity_source - 1)) : "\u2013",
                           percent(u.relative_error), percent(u.block_change), text_of(u.outlier, "{:.1f}x")});
   }
   return table;
@@ -274,6 +292,8 @@ Json diagnose_json(const Diagnosis& d, const DiagnoseFacts& facts, const std::op
                      {"kl", u.kl},
                      {"measured", u.measured},
                      {"kl_saved", number(u.kl_rest)},
+                     {"perplexity", number(u.perplexity)},
+                     {"perplexity_without", number(u.perplexity_rest)},
                      {"relative_error", number(u.relative_error)},
                      {"block_change", u.block_change},
                      {"loudest_channel", number(u.outlier)},
@@ -363,6 +383,12 @@ std::string diagnose_page(const Diagnosis& d, const DiagnoseFacts& facts, const 
   page.heading("Loud channels")
       .paragraph("AWQ's reason to exist: channels whose inputs are far larger than the others' make the rounding errors of their weights count.")
       .table(outliers_table(d, 12));
+  page.paragraph("The inputs of the three parts that cost most. Scaling lowers what stands out: the closer the second line is to level, the more evenly "
+                 "rounding errors count.");
+  auto worst = by_kl(d);
+  std::erase_if(worst, [&](size_t k) { return d.units[k].channel_mean.empty(); });
+  worst.resize(std::min<size_t>(worst.size(), 3));
+  for (const size_t k : worst) page.line_chart(channel_chart(d.units[k]));
   if (plan) {
     page.heading("The plan").paragraph(
         fmt::format("{} of weight files against {} of the uniform checkpoint ({:+.1f} %), {:.2f} bits per weight of the linears, expected KL {:.4f} instead of {:.4f}.",
@@ -378,10 +404,10 @@ void write_csv(const std::filesystem::path& folder, const Diagnosis& d, const Di
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) fail(Code::kIo, "{}: cannot be made a folder: {}", folder.string(), error.message());
-  std::string units = "part,block,site,scheme,weights,kl,measured,kl_saved,relative_error,block_change,loudest_channel,largest_input\n";
+  std::string units = "part,block,site,scheme,weights,kl,measured,kl_saved,perplexity,perplexity_without,relative_error,block_change,loudest_channel,largest_input\n";
   for (const UnitDiagnosis& u : d.units)
-    units += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{}\n", csv(u.unit.name), u.unit.block, site_name(u.unit.site), u.unit.scheme.text(), u.unit.weights,
-                         csv(u.kl), u.measured ? 1 : 0, csv(u.kl_rest), csv(u.relative_error), csv(u.block_change), csv(u.outlier), csv(u.channel_max));
+    units += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", csv(u.unit.name), u.unit.block, site_name(u.unit.site), u.unit.scheme.text(), u.unit.weights,
+                         csv(u.kl), u.measured ? 1 : 0, csv(u.kl_rest), csv(u.perplexity), csv(u.perplexity_rest), csv(u.relative_error), csv(u.block_change), csv(u.outlier), csv(u.channel_max));
   write_file_atomic(folder / "units.csv", units);
   std::string linears = "module,block,scheme,relative_error,expected_error\n";
   for (const LinearDiagnosis& l : d.linears)

@@ -214,7 +214,7 @@ class Lab {
     const auto mine = [&](const std::string& module) { return std::find(u.unit.modules.begin(), u.unit.modules.end(), module) != u.unit.modules.end(); };
     changed.advance(*variant(i, scaled, mine), scratch_, nullptr);
     u.block_change = mean_change(states_[i + 1], changed);
-    u.kl_rest = NAN;
+    u.kl_rest = u.perplexity = u.perplexity_rest = NAN;
     out_.units.push_back(std::move(u));
   }
 
@@ -234,6 +234,10 @@ class Lab {
       return;
     }
     std::vector<float> mean = stats_.at(site).abs_mean();
+    u.channel_mean = mean;
+    u.channel_scale.assign(mean.size(), 1.0f);
+    for (size_t g = 0; g < specs_[i].scale_groups.size(); ++g)
+      if (specs_[i].scale_groups[g].site == site) u.channel_scale = blocks_[i].scales[g];
     std::sort(mean.begin(), mean.end());
     u.outlier = mean[mean.size() / 2] > 0 ? mean.back() / mean[mean.size() / 2] : INFINITY;
     u.channel_max = stats_.at(site).abs_max;
@@ -336,10 +340,14 @@ class Lab {
     };
     HiddenStates only = states_[i];
     only.advance(*variant(i, scaled, mine), scratch_, nullptr);
-    u.kl = kl_of(losses(std::move(only), i + 1, source_blocks_));
+    const CheckResult alone = summarize(inputs_.measured, losses(std::move(only), i + 1, source_blocks_));
+    u.kl = alone.kl;
+    u.perplexity = alone.perplexity;
     HiddenStates rest = changed_[i];
     rest.advance(*variant(i, scaled, [&](const std::string& module) { return !mine(module); }), scratch_, nullptr);
-    u.kl_rest = out_.total.kl - kl_of(losses(std::move(rest), i + 1, quantized_blocks_));
+    const CheckResult others = summarize(inputs_.measured, losses(std::move(rest), i + 1, quantized_blocks_));
+    u.kl_rest = out_.total.kl - others.kl;
+    u.perplexity_rest = others.perplexity;
     u.measured = true;
   }
 

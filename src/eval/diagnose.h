@@ -51,8 +51,10 @@ struct UnitDiagnosis {
   double kl = 0;               // nats per target when only this unit is quantized
   bool measured = false;       // else kl is block_change times what measured changes of this block cost
   double kl_rest = 0;          // by how much KL falls when all but this unit are quantized; NaN where not measured
+  double perplexity = 0, perplexity_rest = 0;  // when only this unit, and all but it, are quantized; NaN where not measured
   double outlier = 0;          // largest mean |input| of a channel over the median channel's
   double channel_max = 0;      // largest |input|
+  std::vector<float> channel_mean, channel_scale;  // mean |input| of each channel, and what the fold divides it by
   std::vector<double> candidate_errors;  // relative_error under DiagnoseOptions::candidates; NaN where it does not fit
 };
 
