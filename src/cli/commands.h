@@ -15,6 +15,7 @@ void add_generate(CLI::App& app, Context& context);
 void add_chat(CLI::App& app, Context& context);
 void add_serve(CLI::App& app, Context& context);
 void add_bench(CLI::App& app, Context& context);
+void add_bench_serve(CLI::App& app, Context& context);
 void add_inspect(CLI::App& app, Context& context);
 void add_verify(CLI::App& app, Context& context);
 void add_compare(CLI::App& app, Context& context);

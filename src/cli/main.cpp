@@ -48,6 +48,7 @@ void add_commands(CLI::App& app, Context& context) {
   add_chat(app, context);
   add_serve(app, context);
   add_bench(app, context);
+  add_bench_serve(app, context);
   add_inspect(app, context);
   add_verify(app, context);
   add_compare(app, context);

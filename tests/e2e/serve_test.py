@@ -213,6 +213,38 @@ class ServeProcessTest(unittest.TestCase):
             self.assertEqual(server.request("POST", "/v1/completions", BODY, Authorization="Bearer key-from-fil")[0], 401)
             self.assertNotIn("key-from", "".join(server.lines))
 
+    def test_load_is_measured(self):
+        with Server(self.model, key="secret-key") as server:
+            url = f"http://127.0.0.1:{server.port}"
+            page = pathlib.Path(self.folder.name) / "load.html"
+
+            def bench(*arguments, key="secret-key", where=url):
+                environment = {**os.environ, "AWQ_API_KEY": key}
+                return tiny.awq("bench-serve", where, "--max-tokens", 6, "--prompt-characters", 40, *arguments, env=environment)
+
+            done = bench("--clients", "1,3", "--rate", "40", "--requests", 9, "--html", page, "--json")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            levels = json.loads(done.stdout)["levels"]
+            self.assertEqual([(level["clients"], level["rate"]) for level in levels], [(None, 40), (1, None), (3, None)])
+            for level in levels:
+                self.assertEqual((level["done"], level["failed"], level["tokens"]), (9, 0, 54))
+                self.assertGreater(level["prompt_tokens"], 9 * 10)
+                for name in ("first_token_ms", "between_ms", "answer_ms"):
+                    q = level[name]
+                    self.assertTrue(0 <= q["p50"] <= q["p95"] <= q["p99"], level)
+                self.assertLessEqual(level["first_token_ms"]["p50"], level["answer_ms"]["p50"])
+                self.assertAlmostEqual(level["tokens_per_s"], 54 / level["seconds"], places=6)
+            self.assertIn("Time to the first token", page.read_text())
+            done = bench("--clients", 2, "--requests", 4, "--chat", "--model", "m")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("the first request was not answered: status 404", done.stderr)
+            done = bench(key="wrong")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("status 401", done.stderr)
+        done = bench("--clients", 1)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("expected an answer, got none", done.stderr)
+
     def test_other_addresses_need_a_key(self):
         for options in [["--host", "0.0.0.0"], ["--host", "::"]]:
             result = tiny.awq("serve", self.model, "--port", "0", *options)
