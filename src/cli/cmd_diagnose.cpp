@@ -61,6 +61,17 @@ std::vector<int> groups_of(const Options& o, const Checkpoint& checkpoint) {
   return out;
 }
 
+// Both models, the codes of the quantized one, the states in front of every block, and the logits that are kept.
+void check_memory(const QuantizePlan& plan, const DiagnoseInputs& inputs) {
+  const int64_t tokens = inputs.measured.tokens(), states = 2 * (plan.config.layers + 1) * tokens * plan.config.hidden * 4;
+  const int64_t logits = std::min<int64_t>(int64_t{1} << 30, tokens * plan.config.vocab * 4);
+  const int64_t needed = plan.source_bytes + plan.weight_bytes + plan.quantized_weights + states + logits + plan.memory_bytes;
+  if (needed > available_ram_bytes())
+    fail(Code::kNoMemory, "diagnosing holds both models at once and needs about {} of memory, {} are available: a smaller --limit saves {}",
+         human_bytes(static_cast<double>(needed)), human_bytes(static_cast<double>(available_ram_bytes())),
+         human_bytes(static_cast<double>((states + logits) / std::max<int64_t>(1, inputs.measured.count()))) + " a sequence");
+}
+
 TokenSequences measured_tokens(const Options& o, const Tokenizer& tokenizer, std::string& name) {
   const TextSet text = load_text(o.data, Builtin::kHeldout);
   name = o.data == "builtin" ? "built-in held-out text" : text.name;
@@ -131,7 +142,7 @@ int run(const Context& context, Options o) {
   options.quantize = o.quantize;
   options.exact = o.exact == "auto" ? kExactUnits : o.exact == "all" ? INT64_MAX : std::stoll(o.exact);
   options.precision = precision_named(o.precision);
-  plan_quantize(*checkpoint, o.quantize, 0);  // what is wrong is said before text is read
+  const QuantizePlan uniform = plan_quantize(*checkpoint, o.quantize, 0);  // what is wrong is said before text is read
   if (plans) options.candidates = plan_schemes(o.plan_bits, groups_of(o, *checkpoint));
   const auto tokenizer = load_tokenizer(*checkpoint);
 
@@ -141,6 +152,7 @@ int run(const Context& context, Options o) {
   DiagnoseInputs inputs{cut_sequences(token_stream(calibration, *tokenizer), o.seq_len, samples), measured_tokens(o, *tokenizer, facts.text),
                         Precision::kBf16};
   if (inputs.calibration.tokens() == 0) fail(Code::kBadArgument, "--calib {}: expected text, got none", o.calib);
+  check_memory(uniform, inputs);
   const Diagnosis d = diagnose(*checkpoint, quantized.get(), inputs, options, context.report);
 
   facts.model = public_name(checkpoint->path());
