@@ -7,8 +7,8 @@ namespace awq {
 using Part = GrammarBuilder::Part;
 
 int32_t GrammarBuilder::state() {
-  if (grammar_.states.size() >= kMaxStates)
-    fail(Code::kBadArgument, "the schema is too large: its automaton has more than {} states", kMaxStates);
+  if (grammar_.states.size() >= max_states_)
+    fail(Code::kBadArgument, "the schema is too large: its automaton has more than {} states", max_states_);
   grammar_.states.emplace_back();
   return static_cast<int32_t>(grammar_.states.size()) - 1;
 }

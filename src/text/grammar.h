@@ -34,8 +34,9 @@ class GrammarBuilder {
   };
   using Maker = std::function<Part()>;
 
-  // More states than this are refused with kBadArgument: what a request may cost is bounded.
+  // More states than the limit are refused with kBadArgument: what a request may cost is bounded.
   static constexpr size_t kMaxStates = 50'000;
+  explicit GrammarBuilder(size_t max_states = kMaxStates) : max_states_(max_states) {}
 
   int32_t new_rule();
   void define(int32_t rule, Part part);
@@ -59,6 +60,7 @@ class GrammarBuilder {
   void connect(int32_t from, uint8_t low, uint8_t high, int32_t to);
 
  private:
+  size_t max_states_;
   Grammar grammar_;
 };
 

@@ -61,7 +61,8 @@ struct Place {
 
 class Compiler {
  public:
-  explicit Compiler(const Json& document) : document_(document), root_(b_.new_rule()), json_(b_) {}
+  Compiler(const Json& document, size_t max_states)
+      : document_(document), b_(max_states), root_(b_.new_rule()), json_(b_) {}
 
   std::shared_ptr<const Grammar> compile() {
     b_.define(root_, value({document_, "", 0}));
@@ -478,7 +479,7 @@ std::shared_ptr<const Grammar> json_object_grammar() {
   return std::make_shared<Grammar>(builder.finish());
 }
 
-std::shared_ptr<const Grammar> json_schema_grammar(std::string_view schema) {
+std::shared_ptr<const Grammar> json_schema_grammar(std::string_view schema, size_t max_states) {
   if (schema.size() > kMaxSchemaBytes)
     fail(Code::kBadArgument, "the JSON schema has {} bytes: expected at most {}", schema.size(),
          kMaxSchemaBytes);
@@ -493,7 +494,7 @@ std::shared_ptr<const Grammar> json_schema_grammar(std::string_view schema) {
   } catch (const Json::exception&) {
     fail(Code::kBadArgument, "the JSON schema is not JSON");
   }
-  return Compiler(document).compile();
+  return Compiler(document, max_states).compile();
 }
 
 }  // namespace awq

@@ -23,6 +23,7 @@ size_t json_depth(std::string_view json);
 std::shared_ptr<const Grammar> json_object_grammar();
 // kBadArgument with the place in the schema ("at /properties/age: ..."); kUnsupported for keywords outside
 // the list.
-std::shared_ptr<const Grammar> json_schema_grammar(std::string_view schema);
+std::shared_ptr<const Grammar> json_schema_grammar(std::string_view schema,
+                                                   size_t max_states = GrammarBuilder::kMaxStates);
 
 }  // namespace awq
