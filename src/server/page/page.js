@@ -256,7 +256,7 @@ async function answer(index) {
     say("The answer is complete");
   } catch (error) {
     if (error.name === "AbortError") message.note = "Stopped";
-    else message.error = error.message;
+    else message.error = error instanceof TypeError ? "The server does not answer" : error.message;
     say(message.note ?? "The answer failed");
   }
   running = null;
