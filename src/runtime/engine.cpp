@@ -356,6 +356,7 @@ void Engine::take_drawn(Sequence& s, const Drawn& drawn) {
   const Request& request = *s.request;
   if (ends(request, drawn.token)) {
     s.stop_id = drawn.token;
+    if (request.logprobs >= 0) s.stop_logprobs = drawn.logprobs;
     s.finished = FinishReason::kStop;
     return;
   }
@@ -390,6 +391,7 @@ void Engine::release_finished() {
     e.choice = s->choice;
     e.reason = *s->finished;
     e.stop_id = s->stop_id;
+    if (s->stop_logprobs) e.stop_logprobs = &*s->stop_logprobs;
     e.prompt_tokens = s->prompt_size();
     e.tokens = s->generated();
     e.reused_tokens = s->reused.value_or(0);

@@ -28,6 +28,7 @@ struct FinishEvent {
   int64_t request = 0;
   FinishReason reason = FinishReason::kStop;
   int32_t stop_id = -1;        // the id that ended it; -1: none did
+  const TokenLogprobs* stop_logprobs = nullptr;  // its, when asked for; valid during the call
   int64_t prompt_tokens = 0;   // all of the prompt
   int64_t tokens = 0;          // handed to on_token
   double waiting_seconds = 0;  // from add() until its first step began

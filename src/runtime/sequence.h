@@ -49,6 +49,7 @@ struct Sequence {
   std::optional<FinishReason> finished;
   std::string error;
   int32_t stop_id = -1;
+  std::optional<TokenLogprobs> stop_logprobs;  // when asked for
   double added_at = 0, started_at = 0, first_token_at = 0, last_token_at = 0;  // seconds, now_seconds()
 
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }

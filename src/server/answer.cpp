@@ -167,6 +167,7 @@ bool Answer::on_token(size_t index, const TokenEvent& e) {
 void Answer::on_finish(size_t index, const FinishEvent& e) {
   Choice& choice = choices_[index];
   choice.finish = e;
+  choice.finish->stop_logprobs = nullptr;  // valid during this call only
   if (!gone_ && !has_failed_) {
     if (e.reason == FinishReason::kError) {
       fail({500, "server_error", e.error});
@@ -179,6 +180,9 @@ void Answer::on_finish(size_t index, const FinishEvent& e) {
         choice.text += rest;
         choice.text_length += rest.size();
       }
+      // A completion lists the token that ended it, which has no text: clients that score prompts leave out
+      // the last token of every answer.
+      if (!request_.chat && e.stop_logprobs != nullptr) add_logprobs(choice, *e.stop_logprobs);
       if (request_.stream) send_piece(index, choice.text, finish_reason(choice));
     }
   }

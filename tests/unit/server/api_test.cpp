@@ -289,6 +289,23 @@ TEST_F(ApiTest, EchoWithLogprobsScoresThePrompt) {
   EXPECT_EQ(scored["usage"]["completion_tokens"], 0);
 }
 
+// lm-eval leaves out the last of an answer's tokens as the one generated, the end token too.
+TEST_F(ApiTest, TheTokenThatEndsACompletionHasALogprob) {
+  const Json r = completion({{"prompt", {60, 61, 62, 63, 64}},
+                             {"max_tokens", 1},
+                             {"temperature", 0},
+                             {"logprobs", 1},
+                             {"echo", true},
+                             {"logit_bias", {{"2", 100}}}});
+  const Json &c = r["choices"][0], &l = c["logprobs"];
+  EXPECT_EQ(c["finish_reason"], "stop");
+  EXPECT_EQ(c["text"], "Z[\\]^");
+  for (const char* list : {"tokens", "token_logprobs", "top_logprobs", "text_offset"})
+    EXPECT_EQ(l[list].size(), 6u) << list;
+  EXPECT_LT(l["token_logprobs"][5].get<double>(), 0);
+  EXPECT_EQ(r["usage"]["completion_tokens"], 0);
+}
+
 TEST_F(ApiTest, StopStringsEndTheText) {
   const Json body = {{"prompt", "The sea"}, {"max_tokens", 30}, {"temperature", 0}, {"ignore_eos", true}};
   const std::string text = completion(body)["choices"][0]["text"];
