@@ -93,8 +93,8 @@ __device__ __forceinline__ void finish_sums(Accumulator<HeadDim>& acc) {
 // Block: tile of 64 rows x key head.
 template <class T, int HeadDim>
 __global__ void __launch_bounds__(kWarps * 32) prefill_kernel(AttentionArgs a) {
-  wait_for_predecessor();
   allow_successor();
+  wait_for_predecessor();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int group = a.heads / a.cache.kv_heads, kv = blockIdx.x % a.cache.kv_heads;
   // Tiles with the most keys first: they end last.
@@ -138,10 +138,22 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_kernel(AttentionArgs a) {
   }
 }
 
-// Block: span x key head x split; its warps take the split's pages in turn and meet in shared memory.
+// A decoding sequence's keys: the first seen, their pages, and how many of those a part takes. A part has a page for each warp
+// before there is a second part: parts cost a reading and a joining.
+struct KeyParts {
+  int first, begin, pages, each;
+  __device__ __forceinline__ KeyParts(const AttentionArgs& a, const DeviceSpan& span)
+      : first(a.window > 0 ? max(0, span.past - a.window + 1) : 0),
+        begin(first / kCachePage),
+        pages(span.past / kCachePage + 1 - begin),
+        each(a.splits == 1 ? pages : max((pages + a.splits - 1) / a.splits, kWarps)) {}
+  __device__ __forceinline__ int parts() const { return (pages + each - 1) / each; }
+};
+
+// Block: span x key head x split; its warps take the split's pages in turn and meet in shared memory. Spans and pages are the
+// host's: they need no predecessor.
 template <class T, int HeadDim>
 __global__ void __launch_bounds__(kWarps * 32) decode_kernel(AttentionArgs a) {
-  wait_for_predecessor();
   allow_successor();
   extern __shared__ float shared[];  // [warps][group][HeadDim + 2]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -149,6 +161,11 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(AttentionArgs a) {
   const int split = blockIdx.x % a.splits, kv = blockIdx.x / a.splits % a.cache.kv_heads,
             index = blockIdx.x / (a.splits * a.cache.kv_heads);
   const DeviceSpan span = a.batch.spans[index];
+  const KeyParts keys(a, span);
+  const int to = keys.begin + min(keys.pages, (split + 1) * keys.each), from = keys.begin + split * keys.each + warp;
+  int page = from < to ? a.batch.pages[span.pages + from] : 0;
+  wait_for_predecessor();
+  if (split >= keys.parts()) return;
   const T* q_rows[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
@@ -157,15 +174,12 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(AttentionArgs a) {
   }
   uint32_t q[HeadDim / 16][4];
   load_queries<T, HeadDim>(q_rows, lane, q);
-  const int last = span.past, first = a.window > 0 ? max(0, last - a.window + 1) : 0;
-  const int low[2] = {first, first}, high[2] = {last, last};
-  const int begin = first / kCachePage, count = last / kCachePage + 1 - begin, each = (count + a.splits - 1) / a.splits;
-  const int to = min(count, (split + 1) * each) + begin;
+  const int low[2] = {keys.first, keys.first}, high[2] = {span.past, span.past};
   Accumulator<HeadDim> acc;
   const float scale = a.scale * 1.44269504088896f;
-  for (int i = begin + split * each + warp; i < to; i += kWarps) {
-    const int page = a.batch.pages[span.pages + i];
+  for (int i = from; i < to; i += kWarps) {
     const T* at = static_cast<const T*>(a.cache.base) + page * a.cache.page_elements() + kv * a.cache.head_elements();
+    if (i + kWarps < to) page = a.batch.pages[span.pages + i + kWarps];
     take_page<T, HeadDim>(at, i * kCachePage, low, high, scale, lane, q, acc);
   }
   finish_sums(acc);
@@ -203,20 +217,32 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(AttentionArgs a) {
   }
 }
 
+static_assert(kAttentionSplits <= 32, "a lane per part");
+
 // Block: token x head, a thread per element.
 template <class T, int HeadDim>
 __global__ void __launch_bounds__(HeadDim) combine_kernel(AttentionArgs a) {
-  wait_for_predecessor();
   allow_successor();
+  const int parts = KeyParts(a, a.batch.spans[a.batch.span_of[blockIdx.x / a.heads]]).parts(), lane = threadIdx.x % 32;
   const float* lines = a.partials + static_cast<int64_t>(blockIdx.x) * a.splits * (HeadDim + 2);
-  float top = -INFINITY;
-  for (int s = 0; s < a.splits; ++s) top = fmaxf(top, lines[s * (HeadDim + 2) + HeadDim]);
-  float o = 0, sum = 0;
-  for (int s = 0; s < a.splits; ++s) {
-    const float* line = lines + s * (HeadDim + 2);
-    const float weight = exp2f(line[HeadDim] - top);
-    o += line[threadIdx.x] * weight, sum += line[HeadDim + 1] * weight;
-  }
+  wait_for_predecessor();
+  const float* line = lines + lane * (HeadDim + 2);
+  const float own = lane < parts ? line[HeadDim] : -INFINITY;
+  float sum = lane < parts ? line[HeadDim + 1] : 0, top = own, o = 0;
+  constexpr int kAtOnce = 8;
+  float first[kAtOnce];
+#pragma unroll
+  for (int s = 0; s < kAtOnce; ++s) first[s] = s < parts ? lines[s * (HeadDim + 2) + threadIdx.x] : 0;
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, i));
+  const float weight = exp2f(own - top);
+  sum *= weight;
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(~0u, sum, i);
+#pragma unroll
+  for (int s = 0; s < kAtOnce; ++s) o += first[s] * __shfl_sync(~0u, weight, s);
+#pragma unroll 8
+  for (int s = kAtOnce; s < parts; ++s) o += lines[s * (HeadDim + 2) + threadIdx.x] * __shfl_sync(~0u, weight, s);
   static_cast<T*>(a.y)[static_cast<int64_t>(blockIdx.x) * HeadDim + threadIdx.x] = static_cast<T>(o / sum);
 }
 

@@ -30,44 +30,68 @@ __device__ __forceinline__ float warp_sum(float v) {
   return v;
 }
 
+// Four elements of a row, as operands of 16 bits.
+template <class T>
+__device__ __forceinline__ float4 widen4(uint2 v) {
+  const T* e = reinterpret_cast<const T*>(&v);
+  return make_float4(widen(e[0]), widen(e[1]), widen(e[2]), widen(e[3]));
+}
+template <class T>
+__device__ __forceinline__ uint2 narrow4(float4 v) {
+  return make_uint2(pack_pair<T>(v.x, v.y), pack_pair<T>(v.z, v.w));
+}
+__device__ __forceinline__ float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+
+// The first kernel of a step is the only one that lets its successor start after its own wait: what the host sends before a step
+// is there for every kernel of it from its start.
 template <class T>
 __global__ void embed_kernel(Batch batch, const T* table, int dim, float* residual) {
   wait_for_predecessor();
   allow_successor();
-  const T* row = table + static_cast<int64_t>(batch.ids[blockIdx.x]) * dim;
-  float* to = residual + static_cast<int64_t>(blockIdx.x) * dim;
-  for (int i = threadIdx.x; i < dim; i += blockDim.x) to[i] = widen(row[i]);
+  const uint2* row = reinterpret_cast<const uint2*>(table + static_cast<int64_t>(batch.ids[blockIdx.x]) * dim);
+  float4* to = reinterpret_cast<float4*>(residual + static_cast<int64_t>(blockIdx.x) * dim);
+  for (int i = threadIdx.x; i < dim / 4; i += blockDim.x) to[i] = widen4<T>(row[i]);
 }
 
-constexpr int kNormThreads = 256, kNormKept = 32;  // elements a thread keeps: dim up to 8,192; beyond they are read again
+constexpr int kNormThreads = 512, kNormKept = 4;  // times 4 elements a thread keeps: dim up to 8,192; beyond they are read again
 
+// Every load of a row is under way before the first is used: a step waits for this kernel 65 times in a model of 32 blocks, and a
+// row at a time leaves one block alone on the device.
 template <class T>
 __global__ void __launch_bounds__(kNormThreads) add_norm_kernel(NormArgs a) {
-  wait_for_predecessor();
-  allow_successor();
   __shared__ float parts[kNormThreads / 32];
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * a.dim;
-  float* residual = a.residual + row;
-  float kept[kNormKept];
-  float sum = 0;
+  allow_successor();
+  const int quads = a.dim / 4;
+  const float4* gain = reinterpret_cast<const float4*>(a.gain);
+  const float4* bias = reinterpret_cast<const float4*>(a.bias);
+  float4 gains[kNormKept], kept[kNormKept];
 #pragma unroll
-  for (int n = 0; n < kNormKept; ++n) {
-    const int i = threadIdx.x + n * kNormThreads;
-    if (i >= a.dim) break;
-    float v = residual[i];
-    if (a.delta) v += widen(static_cast<const T*>(a.delta)[row + i]);
-    if (a.bias) v += a.bias[i];
-    if (a.delta || a.bias) residual[i] = v;
-    kept[n] = v;
-    sum += v * v;
-  }
-  for (int i = threadIdx.x + kNormKept * kNormThreads; i < a.dim; i += kNormThreads) {
-    float v = residual[i];
-    if (a.delta) v += widen(static_cast<const T*>(a.delta)[row + i]);
-    if (a.bias) v += a.bias[i];
-    residual[i] = v;
-    sum += v * v;
-  }
+  for (int n = 0; n < kNormKept; ++n)
+    if (const int i = threadIdx.x + n * kNormThreads; i < quads) gains[n] = __ldg(gain + i);
+  wait_for_predecessor();
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * quads;
+  float4* residual = reinterpret_cast<float4*>(a.residual) + row;
+  const uint2* delta = a.delta ? static_cast<const uint2*>(a.delta) + row : nullptr;
+  uint2 added[kNormKept];
+#pragma unroll
+  for (int n = 0; n < kNormKept; ++n)
+    if (const int i = threadIdx.x + n * kNormThreads; i < quads) {
+      kept[n] = residual[i];
+      added[n] = delta ? delta[i] : make_uint2(0, 0);
+    }
+  float sum = 0;
+  const auto take = [&](int i, float4 v, uint2 d) {
+    if (delta) v = v + widen4<T>(d);
+    if (bias) v = v + __ldg(bias + i);
+    if (delta || bias) residual[i] = v;
+    sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    return v;
+  };
+#pragma unroll
+  for (int n = 0; n < kNormKept; ++n)
+    if (const int i = threadIdx.x + n * kNormThreads; i < quads) kept[n] = take(i, kept[n], added[n]);
+  for (int i = threadIdx.x + kNormKept * kNormThreads; i < quads; i += kNormThreads)
+    take(i, residual[i], delta ? delta[i] : make_uint2(0, 0));
   sum = warp_sum(sum);
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = sum;
   __syncthreads();
@@ -75,60 +99,73 @@ __global__ void __launch_bounds__(kNormThreads) add_norm_kernel(NormArgs a) {
 #pragma unroll
   for (int i = 0; i < kNormThreads / 32; ++i) sum += parts[i];
   const float inverse = rsqrtf(sum / static_cast<float>(a.dim) + a.eps);
-  const auto put = [&](int i, float v) {
-    v = v * inverse * a.gain[i];
-    static_cast<T*>(a.y)[row + i] = narrow<T>(v);
-    if (a.y32) a.y32[row + i] = v;
+  uint2* y = static_cast<uint2*>(a.y) + row;
+  float4* y32 = a.y32 ? reinterpret_cast<float4*>(a.y32) + row : nullptr;
+  const auto put = [&](int i, float4 v, float4 g) {
+    v = {v.x * inverse * g.x, v.y * inverse * g.y, v.z * inverse * g.z, v.w * inverse * g.w};
+    y[i] = narrow4<T>(v);
+    if (y32) y32[i] = v;
   };
 #pragma unroll
-  for (int n = 0; n < kNormKept; ++n) {
-    const int i = threadIdx.x + n * kNormThreads;
-    if (i >= a.dim) break;
-    put(i, kept[n]);
-  }
-  for (int i = threadIdx.x + kNormKept * kNormThreads; i < a.dim; i += kNormThreads) put(i, residual[i]);
+  for (int n = 0; n < kNormKept; ++n)
+    if (const int i = threadIdx.x + n * kNormThreads; i < quads) put(i, kept[n], gains[n]);
+  for (int i = threadIdx.x + kNormKept * kNormThreads; i < quads; i += kNormThreads) put(i, residual[i], __ldg(gain + i));
 }
 
-constexpr int kRopeWarps = 4;  // heads of up to 512 elements
+constexpr int kRopeWarps = 4, kRopeDim = 512;
 
-// A warp per token and head. Lane l holds elements l + 32 i; partners of a rotation meet through shared memory.
+// A warp per token and head. Lane l holds elements l + 32 i; partners of a rotation meet through shared memory. Angles need no
+// predecessor.
 template <class T>
 __global__ void __launch_bounds__(kRopeWarps * 32) rope_cache_kernel(RopeArgs a) {
-  wait_for_predecessor();
+  __shared__ float lines[kRopeWarps][kRopeDim];
   allow_successor();
-  __shared__ float lines[kRopeWarps][512];
   const int dim = a.cache.head_dim, all = a.heads + 2 * a.cache.kv_heads;
   const int64_t unit = static_cast<int64_t>(blockIdx.x) * kRopeWarps + threadIdx.x / 32;
   const int token = static_cast<int>(unit / all), head = static_cast<int>(unit % all), lane = threadIdx.x % 32;
-  if (token >= a.batch.tokens) return;
+  if (token >= a.batch.tokens) return wait_for_predecessor();
   float* line = lines[threadIdx.x / 32];
-  T* x = static_cast<T*>(a.qkv) + unit * dim;
   const bool query = head < a.heads, value = head >= a.heads + a.cache.kv_heads;
+  const int position = a.batch.positions[token];
+  const int page = query ? 0 : a.batch.pages[a.batch.spans[a.batch.span_of[token]].pages + position / kCachePage];
+  float sines[kRopeDim / 64], cosines[kRopeDim / 64];
+#pragma unroll
+  for (int n = 0; n < kRopeDim / 64; ++n)
+    if (const int i = lane + n * 32; !value && i < a.pairs) {
+      double turns = position * a.inv_freq[i] * 0.15915494309189535;  // of a circle, so that fp32 sees a small angle
+      turns -= rint(turns);
+      sincospif(static_cast<float>(2 * turns), &sines[n], &cosines[n]);
+      sines[n] *= a.magnitude, cosines[n] *= a.magnitude;
+    }
+  wait_for_predecessor();
+  T* x = static_cast<T*>(a.qkv) + unit * dim;
+  T given[kRopeDim / 32];
+#pragma unroll
+  for (int n = 0; n < kRopeDim / 32; ++n)
+    if (const int i = lane + n * 32; i < dim) given[n] = x[i];
   float squares = 0;
-  for (int i = lane; i < dim; i += 32) {
-    float v = widen(x[i]);
-    if (a.bias) v += a.bias[head * dim + i];
-    line[i] = v;
-    squares += v * v;
-  }
+#pragma unroll
+  for (int n = 0; n < kRopeDim / 32; ++n)
+    if (const int i = lane + n * 32; i < dim) {
+      float v = widen(given[n]);
+      if (a.bias) v += a.bias[head * dim + i];
+      line[i] = v;
+      squares += v * v;
+    }
   const float* gain = value ? nullptr : query ? a.q_gain : a.k_gain;
   if (gain) {
     const float inverse = rsqrtf(warp_sum(squares) / static_cast<float>(dim) + a.eps);
     for (int i = lane; i < dim; i += 32) line[i] *= inverse * gain[i];
   }
   __syncwarp();
-  const int position = a.batch.positions[token];
   if (!value) {
-    for (int i = lane; i < a.pairs; i += 32) {
-      double turns = position * a.inv_freq[i] * 0.15915494309189535;  // of a circle, so that fp32 sees a small angle
-      turns -= rint(turns);
-      float s, c;
-      sincospif(static_cast<float>(2 * turns), &s, &c);
-      s *= a.magnitude, c *= a.magnitude;
-      const float u = line[i], v = line[i + a.pairs];
-      line[i] = u * c - v * s;
-      line[i + a.pairs] = v * c + u * s;
-    }
+#pragma unroll
+    for (int n = 0; n < kRopeDim / 64; ++n)
+      if (const int i = lane + n * 32; i < a.pairs) {
+        const float u = line[i], v = line[i + a.pairs];
+        line[i] = u * cosines[n] - v * sines[n];
+        line[i + a.pairs] = v * cosines[n] + u * sines[n];
+      }
     __syncwarp();
   }
   if (query) {
@@ -136,7 +173,6 @@ __global__ void __launch_bounds__(kRopeWarps * 32) rope_cache_kernel(RopeArgs a)
     return;
   }
   const int kv = (head - a.heads) % a.cache.kv_heads;
-  const int page = a.batch.pages[a.batch.spans[a.batch.span_of[token]].pages + position / kCachePage];
   T* to = static_cast<T*>(a.cache.base) + page * a.cache.page_elements() + kv * a.cache.head_elements();
   const int slot = position % kCachePage;
   if (value) {
@@ -147,36 +183,45 @@ __global__ void __launch_bounds__(kRopeWarps * 32) rope_cache_kernel(RopeArgs a)
   }
 }
 
+constexpr int kSiluThreads = 128;
+
 template <class T>
-__global__ void silu_mul_kernel(const T* gate_up, const float* bias, int64_t n, int dim, T* y) {
-  wait_for_predecessor();
+__global__ void __launch_bounds__(kSiluThreads) silu_mul_kernel(const T* gate_up, const float* bias, int64_t n, int dim, T* y) {
   allow_successor();
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;  // pairs of columns
-  if (2 * i >= n) return;
-  const int64_t t = 2 * i / dim, c = 2 * i % dim;
-  const T* row = gate_up + t * 2 * dim;
-  float g[2], u[2];
-#pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    g[k] = widen(row[c + k]), u[k] = widen(row[dim + c + k]);
-    if (bias) g[k] += bias[c + k], u[k] += bias[dim + c + k];
-    g[k] = g[k] / (1 + __expf(-g[k])) * u[k];
-  }
-  *reinterpret_cast<uint32_t*>(y + 2 * i) = pack_pair<T>(g[0], g[1]);
+  wait_for_predecessor();
+  const int64_t i = 4 * (static_cast<int64_t>(blockIdx.x) * kSiluThreads + threadIdx.x);
+  if (i >= n) return;
+  const int64_t t = i / dim, c = i % dim;
+  const T* row = gate_up + t * 2 * dim + c;
+  float4 g = widen4<T>(*reinterpret_cast<const uint2*>(row)), u = widen4<T>(*reinterpret_cast<const uint2*>(row + dim));
+  if (bias) g = g + *reinterpret_cast<const float4*>(bias + c), u = u + *reinterpret_cast<const float4*>(bias + dim + c);
+  const auto gated = [](float gate, float up) { return gate / (1 + __expf(-gate)) * up; };
+  *reinterpret_cast<uint2*>(y + i) =
+      narrow4<T>(make_float4(gated(g.x, u.x), gated(g.y, u.y), gated(g.z, u.z), gated(g.w, u.w)));
 }
 
 constexpr int kArgmaxThreads = 1024;
 
 __global__ void __launch_bounds__(kArgmaxThreads) argmax_kernel(const float* logits, int64_t vocab, int* ids) {
-  wait_for_predecessor();
   allow_successor();
+  wait_for_predecessor();
   __shared__ float values[kArgmaxThreads / 32];
   __shared__ int places[kArgmaxThreads / 32];
   const float* row = logits + blockIdx.x * vocab;
   float best = -INFINITY;
   int at = 0x7fffffff;
-  for (int64_t i = threadIdx.x; i < vocab; i += kArgmaxThreads)
-    if (const float v = row[i]; v > best) best = v, at = static_cast<int>(i);
+  constexpr int kAtOnce = 16;
+  for (int64_t first = threadIdx.x; first < vocab; first += kArgmaxThreads * kAtOnce) {
+    float v[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int64_t i = first + k * kArgmaxThreads;
+      v[k] = i < vocab ? row[i] : -INFINITY;
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (v[k] > best) best = v[k], at = static_cast<int>(first) + k * kArgmaxThreads;
+  }
   const auto meet = [&](int lanes) {
     for (int i = lanes / 2; i > 0; i /= 2) {
       const float v = __shfl_xor_sync(~0u, best, i);
@@ -195,15 +240,15 @@ __global__ void __launch_bounds__(kArgmaxThreads) argmax_kernel(const float* log
 
 template <class T>
 __global__ void round_kernel(const float* x, int64_t n, T* y) {
-  wait_for_predecessor();
   allow_successor();
+  wait_for_predecessor();
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x)
     y[i] = narrow<T>(x[i]);
 }
 template <class T>
 __global__ void widen_kernel(const T* x, int64_t n, float* y) {
-  wait_for_predecessor();
   allow_successor();
+  wait_for_predecessor();
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x)
     y[i] = widen(x[i]);
 }
@@ -217,8 +262,8 @@ __global__ void __launch_bounds__(kHeadWarps * 32)
                  float* y) {
   const int64_t n = static_cast<int64_t>(blockIdx.x) * kHeadWarps + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  wait_for_predecessor();
   allow_successor();
+  wait_for_predecessor();
   if (n >= out) return;
   float sums[Rows] = {};
   for (int k = lane * 16; k < in; k += 512) {
@@ -297,7 +342,7 @@ cudaError_t head8(const uint8_t* codes, const float* scales, const float* zeros,
       })
 
 cudaError_t launch_embed(Act act, const Batch& batch, const void* table, int dim, float* residual, cudaStream_t stream) {
-  return AWQ_BY_ACT(launch_kernel(embed_kernel<T>, overlap(), {batch.tokens, 256, 1}, 0, stream, batch,
+  return AWQ_BY_ACT(launch_kernel(embed_kernel<T>, overlap(), {batch.tokens, 512, 1}, 0, stream, batch,
                                   static_cast<const T*>(table), dim, residual));
 }
 
@@ -313,7 +358,7 @@ cudaError_t launch_rope_cache(Act act, const RopeArgs& args, cudaStream_t stream
 
 cudaError_t launch_silu_mul(Act act, const void* gate_up, const float* bias, int tokens, int dim, void* y, cudaStream_t stream) {
   const int64_t n = static_cast<int64_t>(tokens) * dim;
-  return AWQ_BY_ACT(launch_kernel(silu_mul_kernel<T>, overlap(), {blocks_of(n / 2, 256), 256, 1}, 0, stream,
+  return AWQ_BY_ACT(launch_kernel(silu_mul_kernel<T>, overlap(), {blocks_of(n / 4, kSiluThreads), kSiluThreads, 1}, 0, stream,
                                   static_cast<const T*>(gate_up), bias, n, dim, static_cast<T*>(y)));
 }
 
