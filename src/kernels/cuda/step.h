@@ -1,6 +1,7 @@
 // What a decoder's step does between its linears, on the device: embedding, norms, rotation and cache, attention, SwiGLU,
 // argmax. Activations are fp16 or bf16, the residual stream and all sums fp32. All launches return at once; nothing allocates.
-// Kernels wait for the work in front of them before they touch memory, so that the linears behind may start early (launch.h).
+// Kernels start before the work in front of them has ended (launch.h) and wait for it before they touch what it writes. Parameters, and
+// what the host sends before a step (Batch), they read before that. Rows are multiples of 4 elements, buffers 16-byte aligned.
 #pragma once
 #include "kernels/cuda/launch.h"
 
