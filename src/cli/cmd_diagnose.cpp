@@ -1,12 +1,15 @@
 // awq diagnose: which parts of a model suffer from quantization, on which inputs, and what the cheapest cure is.
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "base/system.h"
 #include "base/thread_pool.h"
 #include "checkpoint/hub_cache.h"
-#include "checkpoint/json_file.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/tokenizer_source.h"
 #include "cli/commands.h"
@@ -51,9 +54,8 @@ PlanGoal goal_of(const Options& o) {
 }
 
 // Those of 32, 64 and 128 that divide the inputs of some linear, unless they are given.
-std::vector<int> groups_of(const Options& o, const Checkpoint& checkpoint) {
+std::vector<int> groups_of(const Options& o, const QuantizePlan& plan) {
   if (!o.plan_groups.empty()) return o.plan_groups;
-  const QuantizePlan plan = plan_quantize(checkpoint, o.quantize, 0);
   std::vector<int> out;
   for (const int g : {32, 64, 128})
     for (const PlannedLinear& l : plan.blocks.front())
@@ -61,15 +63,11 @@ std::vector<int> groups_of(const Options& o, const Checkpoint& checkpoint) {
   return out;
 }
 
-// Both models, the codes of the quantized one, the states in front of every block, and the logits that are kept.
-void check_memory(const QuantizePlan& plan, const DiagnoseInputs& inputs) {
-  const int64_t tokens = inputs.measured.tokens(), states = 2 * (plan.config.layers + 1) * tokens * plan.config.hidden * 4;
-  const int64_t logits = std::min<int64_t>(int64_t{1} << 30, tokens * plan.config.vocab * 4);
-  const int64_t needed = plan.source_bytes + plan.weight_bytes + plan.quantized_weights + states + logits + plan.memory_bytes;
+void check_memory(const QuantizePlan& plan, const TokenSequences& measured) {
+  const int64_t needed = diagnosis_bytes(plan, measured);
   if (needed > available_ram_bytes())
-    fail(Code::kNoMemory, "diagnosing holds both models at once and needs about {} of memory, {} are available: a smaller --limit saves {}",
-         human_bytes(static_cast<double>(needed)), human_bytes(static_cast<double>(available_ram_bytes())),
-         human_bytes(static_cast<double>((states + logits) / std::max<int64_t>(1, inputs.measured.count()))) + " a sequence");
+    fail(Code::kNoMemory, "diagnosing holds both models at once and needs about {} of memory, {} are available: a smaller --limit needs less",
+         human_bytes(static_cast<double>(needed)), human_bytes(static_cast<double>(available_ram_bytes())));
 }
 
 TokenSequences measured_tokens(const Options& o, const Tokenizer& tokenizer, std::string& name) {
@@ -88,7 +86,10 @@ std::string command_of(const Options& o) {
   if (o.group != "auto") argv.insert(argv.end(), {"--group-size", o.group});
   argv.insert(argv.end(), {"--calib", o.calib, "--samples", o.samples, "--seq-len", std::to_string(o.seq_len), "--data", o.data, "--limit",
                            std::to_string(o.limit), "--exact", o.exact});
-  if (!o.output.empty()) argv.insert(argv.end(), {"-o", o.output});
+  if (o.quantize.symmetric) argv.emplace_back("--sym");
+  if (o.precision != "bf16") argv.insert(argv.end(), {"--precision", o.precision});
+  if (!o.output.empty()) argv.insert(argv.end(), {"-o", o.output, "--plan-bits", fmt::format("{}", fmt::join(o.plan_bits, ","))});
+  if (!o.output.empty() && !o.plan_groups.empty()) argv.insert(argv.end(), {"--plan-groups", fmt::format("{}", fmt::join(o.plan_groups, ","))});
   if (!o.size.empty()) argv.insert(argv.end(), {"--size", o.size});
   if (o.kl > 0) argv.insert(argv.end(), {"--kl", fmt::format("{:g}", o.kl)});
   return public_command(argv);
@@ -143,7 +144,7 @@ int run(const Context& context, Options o) {
   options.exact = o.exact == "auto" ? kExactUnits : o.exact == "all" ? INT64_MAX : std::stoll(o.exact);
   options.precision = precision_named(o.precision);
   const QuantizePlan uniform = plan_quantize(*checkpoint, o.quantize, 0);  // what is wrong is said before text is read
-  if (plans) options.candidates = plan_schemes(o.plan_bits, groups_of(o, *checkpoint));
+  if (plans) options.candidates = plan_schemes(o.plan_bits, groups_of(o, uniform));
   const auto tokenizer = load_tokenizer(*checkpoint);
 
   DiagnoseFacts facts;
@@ -152,7 +153,7 @@ int run(const Context& context, Options o) {
   DiagnoseInputs inputs{cut_sequences(token_stream(calibration, *tokenizer), o.seq_len, samples), measured_tokens(o, *tokenizer, facts.text),
                         Precision::kBf16};
   if (inputs.calibration.tokens() == 0) fail(Code::kBadArgument, "--calib {}: expected text, got none", o.calib);
-  check_memory(uniform, inputs);
+  check_memory(uniform, inputs.measured);
   const Diagnosis d = diagnose(*checkpoint, quantized.get(), inputs, options, context.report);
 
   facts.model = public_name(checkpoint->path());

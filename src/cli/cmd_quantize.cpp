@@ -148,17 +148,15 @@ int dry_run(const Context& context, const Options& o, const Checkpoint& checkpoi
   return 0;
 }
 
-Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
-
 Json result_json(const Options& o, const JobResult& r, const std::string& output,
                  const Checkpoint& checkpoint, double seconds) {
   Json layers = Json::array();
   for (const LayerReport& l : r.quantized.layers)
     layers.push_back({{"module", l.module},
                       {"scheme", r.plan.linear(l.block, l.module).scheme.text()},
-                      {"relative_error", number(l.relative_error)},
-                      {"group_loss", number(l.group_loss)},
-                      {"group_awq_loss", number(l.group_awq_loss)},
+                      {"relative_error", json_number(l.relative_error)},
+                      {"group_loss", json_number(l.group_loss)},
+                      {"group_awq_loss", json_number(l.group_awq_loss)},
                       {"chosen", l.chosen}});
   Json json = {{"schema", "awq.quantize/1"},
                {"output", output},

@@ -7,6 +7,7 @@
 
 #include "base/system.h"
 #include "base/version.h"
+#include "cli/options.h"
 #include "text/detokenizer.h"
 
 namespace awq::cli {
@@ -25,25 +26,16 @@ size_t best_row(const Comparison& c, size_t text) {
   return best;
 }
 
-Json number(double v) { return std::isfinite(v) ? Json(v) : Json(nullptr); }
-
 Json speed_json(const Speed& s) {
   return {{"prefill_tokens_per_s", s.prefill_tokens_per_s}, {"decode_tokens_per_s", s.decode_tokens_per_s}};
 }
 
-std::string decoded(const CompareFacts& facts, std::span<const int32_t> tokens) {
-  Detokenizer detokenizer(facts.tokenizer);
-  std::string out;
-  for (const int32_t t : tokens) out += detokenizer.push(t);
-  return out + detokenizer.flush();
-}
-
 // The answer with a mark before the first token that differs from the source's.
 std::string marked(const CompareFacts& facts, const Answer& a) {
-  if (a.first_difference < 0) return decoded(facts, a.tokens);
+  if (a.first_difference < 0) return detokenized(facts.tokenizer, a.tokens);
   const std::span<const int32_t> all(a.tokens);
   const auto at = static_cast<size_t>(a.first_difference);
-  return decoded(facts, all.first(at)) + " \u25b6" + decoded(facts, all.subspan(at));
+  return detokenized(facts.tokenizer, all.first(at)) + " \u25b6" + detokenized(facts.tokenizer, all.subspan(at));
 }
 
 std::string difference_text(const Answer& a) {
@@ -183,11 +175,11 @@ Json compare_json(const Comparison& c, const CompareFacts& facts) {
     Json layers = Json::array();
     for (const LayerReport& l : row.quantized.layers)
       layers.push_back(
-          {{"module", l.module}, {"relative_error", number(l.relative_error)}, {"chosen", l.chosen}});
+          {{"module", l.module}, {"relative_error", json_number(l.relative_error)}, {"chosen", l.chosen}});
     Json answers = Json::array();
     for (const Answer& a : row.answers)
       answers.push_back(
-          {{"text", decoded(facts, a.tokens)},
+          {{"text", detokenized(facts.tokenizer, a.tokens)},
            {"tokens", a.tokens.size()},
            {"first_difference", a.first_difference < 0 ? Json(nullptr) : Json(a.first_difference)}});
     const ContenderResult& q = row.quantized;
@@ -207,7 +199,7 @@ Json compare_json(const Comparison& c, const CompareFacts& facts) {
   }
   Json prompts = Json::array();
   for (size_t i = 0; i < facts.prompts.size(); ++i)
-    prompts.push_back({{"prompt", facts.prompts[i]}, {"source", decoded(facts, c.source_answers[i].tokens)}});
+    prompts.push_back({{"prompt", facts.prompts[i]}, {"source", detokenized(facts.tokenizer, c.source_answers[i].tokens)}});
   Json source = {{"model", facts.model}, {"bytes", c.source_bytes}};
   source.update(speed_json(c.source_speed));
   return {{"schema", "awq.compare/1"},
@@ -246,7 +238,7 @@ std::string compare_page(const Comparison& c, const CompareFacts& facts) {
     page.heading("The same prompts, side by side")
         .paragraph("Greedy. \u25b6 stands before the first token that differs from the source's answer.");
   for (size_t i = 0; i < facts.prompts.size(); ++i) {
-    std::vector<report::TextColumn> columns = {{"source", decoded(facts, c.source_answers[i].tokens)}};
+    std::vector<report::TextColumn> columns = {{"source", detokenized(facts.tokenizer, c.source_answers[i].tokens)}};
     for (const ComparedRow& row : c.rows)
       columns.push_back(
           {row.quantized.label + ": " + difference_text(row.answers[i]), marked(facts, row.answers[i])});

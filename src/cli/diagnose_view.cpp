@@ -7,7 +7,8 @@
 #include <numeric>
 
 #include "base/system.h"
-#include "checkpoint/json_file.h"
+#include "cli/options.h"
+#include "eval/quantile.h"
 #include "text/detokenizer.h"
 
 namespace awq::cli {
@@ -17,7 +18,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr size_t kWorstTokens = 30, kContext = 24;
 
-Json number(double v) { return std::isfinite(v) ? Json(v) : Json(nullptr); }
 std::string text_of(double v, const char* form = "{:.4f}") { return std::isfinite(v) ? fmt::format(fmt::runtime(form), v) : "\u2013"; }
 std::string percent(double v) { return std::isfinite(v) ? fmt::format("{:.3g} %", 100 * v) : "\u2013"; }
 
@@ -53,23 +53,16 @@ std::vector<size_t> worst_tokens(const Diagnosis& d) {
   return order;
 }
 
-std::string decoded(const DiagnoseFacts& facts, std::span<const int32_t> tokens) {
-  Detokenizer detokenizer(facts.tokenizer);
-  std::string out;
-  for (const int32_t t : tokens) out += detokenizer.push(t);
-  return out + detokenizer.flush();
-}
-
-struct Context {
+struct TokenContext {
   std::string before, token;
 };
 
-Context context_of(const DiagnoseFacts& facts, const TokenDiagnosis& t) {
+TokenContext context_of(const DiagnoseFacts& facts, const TokenDiagnosis& t) {
   int64_t start = 0;
   for (int64_t s = 0; s < t.sequence; ++s) start += facts.measured->lengths[s];
   const std::span<const int32_t> ids(facts.measured->ids);
   const int64_t from = std::max<int64_t>(0, t.position - static_cast<int64_t>(kContext));
-  return {decoded(facts, ids.subspan(start + from, t.position - from)), decoded(facts, ids.subspan(start + t.position, 1))};
+  return {detokenized(facts.tokenizer, ids.subspan(start + from, t.position - from)), detokenized(facts.tokenizer, ids.subspan(start + t.position, 1))};
 }
 
 // One line, so that a table stays one.
@@ -91,12 +84,6 @@ const char* site_text(Site site) {
       return "MLP down";
   }
   return "";
-}
-
-double quantile(std::vector<double> values, double q) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[std::min(values.size() - 1, static_cast<size_t>(q * static_cast<double>(values.size())))];
 }
 
 std::vector<double> token_kl(const Diagnosis& d) {
@@ -167,7 +154,7 @@ report::BarChart token_bars(const Diagnosis& d) {
   add("90 %", quantile(kl, 0.9));
   add("99 %", quantile(kl, 0.99));
   add("99.9 %", quantile(kl, 0.999));
-  add("max", kl.empty() ? 0 : *std::max_element(kl.begin(), kl.end()));
+  add("max", quantile(kl, 1));
   return chart;
 }
 
@@ -202,7 +189,7 @@ report::Table tokens_table(const Diagnosis& d, const DiagnoseFacts& facts) {
   report::Table table{"The tokens that change most", {{"before"}, {"token"}, {"KL", true}, {"loss, source", true}, {"loss", true}}, {}};
   for (const size_t k : worst_tokens(d)) {
     const TokenDiagnosis& t = d.tokens[k];
-    const Context c = context_of(facts, t);
+    const TokenContext c = context_of(facts, t);
     table.rows.push_back({one_line(c.before), one_line(c.token), text_of(t.loss.kl, "{:.3f}"), text_of(t.loss.nll_source, "{:.2f}"), text_of(t.loss.nll, "{:.2f}")});
   }
   return table;
@@ -291,22 +278,22 @@ Json diagnose_json(const Diagnosis& d, const DiagnoseFacts& facts, const std::op
                      {"weights", u.unit.weights},
                      {"kl", u.kl},
                      {"measured", u.measured},
-                     {"kl_saved", number(u.kl_rest)},
-                     {"perplexity", number(u.perplexity)},
-                     {"perplexity_without", number(u.perplexity_rest)},
-                     {"relative_error", number(u.relative_error)},
+                     {"kl_saved", json_number(u.kl_rest)},
+                     {"perplexity", json_number(u.perplexity)},
+                     {"perplexity_without", json_number(u.perplexity_rest)},
+                     {"relative_error", json_number(u.relative_error)},
                      {"block_change", u.block_change},
-                     {"loudest_channel", number(u.outlier)},
-                     {"largest_input", number(u.channel_max)}});
+                     {"loudest_channel", json_number(u.outlier)},
+                     {"largest_input", json_number(u.channel_max)}});
   }
   for (const size_t k : by_error(d)) {
     const LinearDiagnosis& l = d.linears[k];
     linears.push_back({{"module", l.module},
                        {"block", l.block},
                        {"scheme", l.scheme.text()},
-                       {"relative_error", number(l.relative_error)},
-                       {"expected_error", number(l.expected_error)},
-                       {"times_expected", number(excess(l))}});
+                       {"relative_error", json_number(l.relative_error)},
+                       {"expected_error", json_number(l.expected_error)},
+                       {"times_expected", json_number(excess(l))}});
   }
   for (size_t b = 0; b < d.depth.size(); ++b)
     depth.push_back({{"block", b},
@@ -316,7 +303,7 @@ Json diagnose_json(const Diagnosis& d, const DiagnoseFacts& facts, const std::op
                      {"change_along", d.depth[b].change_along}});
   for (const size_t k : worst_tokens(d)) {
     const TokenDiagnosis& t = d.tokens[k];
-    const Context c = context_of(facts, t);
+    const TokenContext c = context_of(facts, t);
     tokens.push_back({{"sequence", t.sequence},
                       {"position", t.position},
                       {"before", c.before},

@@ -103,7 +103,7 @@ PreparedTask prepare_answers(const EvalOptions& o, const AnswerTask& task) {
 // One chat completion of an OpenAI-compatible server. The key comes from AWQ_JUDGE_API_KEY, not from the command line, which
 // every user of the machine can read.
 JudgeFn judge_of(const EvalOptions& o) {
-  JsonPost post;
+  JsonRequest post;
   post.url = o.judge;
   while (post.url.ends_with('/')) post.url.pop_back();
   post.url += "/chat/completions";

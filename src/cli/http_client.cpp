@@ -1,6 +1,5 @@
 #include "cli/http_client.h"
 
-#include <curl/curl.h>
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include "base/printable.h"
 #include "base/progress.h"
 #include "base/version.h"
+#include "cli/curl.h"
 
 namespace awq::cli {
 namespace {
@@ -21,10 +21,10 @@ using namespace std::chrono_literals;
 constexpr size_t kLargestAnswer = 16 << 20;
 constexpr double kLongestPause = 60;
 
-struct Answer {
-  long status = 0;
+struct Tried {
+  HttpAnswer answer;
   double retry_after = -1;  // seconds; -1: not said
-  std::string body, failure;  // failure: of the connection
+  std::string failure;      // of the connection
 };
 
 size_t take(char* data, size_t size, size_t count, void* to) {
@@ -43,22 +43,22 @@ int check(void*, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
   return 0;
 }
 
-Answer post_once(CURL* curl, const JsonPost& post, const std::string& body) {
-  Answer answer;
-  curl_slist* list = curl_slist_append(nullptr, "Content-Type: application/json");
-  if (!post.key.empty()) list = curl_slist_append(list, ("Authorization: Bearer " + post.key).c_str());
-  const std::unique_ptr<curl_slist, decltype(&curl_slist_free_all)> headers(list, curl_slist_free_all);
+Tried try_once(CURL* curl, const JsonRequest& request, const std::string* body) {
+  Tried tried;
+  const CurlList headers = json_headers(request.key);
   char reason[CURL_ERROR_SIZE] = "";
   const std::string agent = fmt::format("awq/{}", kVersion);
-  curl_easy_setopt(curl, CURLOPT_URL, post.url.c_str());
+  curl_easy_setopt(curl, CURLOPT_URL, request.url.c_str());
   curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
   curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers.get());
-  curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(body.size()));
-  curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body.c_str());
-  curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, static_cast<long>(post.timeout_seconds * 1000));
+  if (body != nullptr) {
+    curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(body->size()));
+    curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body->c_str());
+  }
+  curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, static_cast<long>(request.timeout_seconds * 1000));
   curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, 30L);
   curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take);
-  curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer.body);
+  curl_easy_setopt(curl, CURLOPT_WRITEDATA, &tried.answer.body);
   curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, check);
   curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
   curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
@@ -67,13 +67,13 @@ Answer post_once(CURL* curl, const JsonPost& post, const std::string& body) {
   const CURLcode code = curl_easy_perform(curl);
   check_cancelled();
   if (code != CURLE_OK) {
-    answer.failure = *reason != '\0' ? reason : curl_easy_strerror(code);
-    return answer;
+    tried.failure = *reason != '\0' ? reason : curl_easy_strerror(code);
+    return tried;
   }
-  curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &answer.status);
+  curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &tried.answer.status);
   curl_off_t seconds = 0;
-  if (curl_easy_getinfo(curl, CURLINFO_RETRY_AFTER, &seconds) == CURLE_OK && seconds > 0) answer.retry_after = static_cast<double>(seconds);
-  return answer;
+  if (curl_easy_getinfo(curl, CURLINFO_RETRY_AFTER, &seconds) == CURLE_OK && seconds > 0) tried.retry_after = static_cast<double>(seconds);
+  return tried;
 }
 
 void pause(double seconds) {
@@ -86,22 +86,39 @@ void pause(double seconds) {
 
 }  // namespace
 
-std::string post_json(const JsonPost& post, const std::string& body) {
+void start_curl() {
   static const CURLcode started = curl_global_init(CURL_GLOBAL_DEFAULT);
-  const std::unique_ptr<CURL, decltype(&curl_easy_cleanup)> curl(started == CURLE_OK ? curl_easy_init() : nullptr, curl_easy_cleanup);
-  if (!curl) fail(Code::kIo, "{}: libcurl could not be started", post.url);
+  if (started != CURLE_OK) fail(Code::kIo, "libcurl could not be started: {}", curl_easy_strerror(started));
+}
+
+CurlList json_headers(const std::string& key) {
+  curl_slist* list = curl_slist_append(nullptr, "Content-Type: application/json");
+  if (!key.empty()) list = curl_slist_append(list, ("Authorization: Bearer " + key).c_str());
+  return CurlList(list);
+}
+
+HttpAnswer http_json(const JsonRequest& request, const std::string* body) {
+  start_curl();
+  const CurlEasy curl(curl_easy_init());
+  if (!curl) fail(Code::kNoMemory, "{}: libcurl: no memory for a request", request.url);
   double wait = 0.5;
   for (int attempt = 1;; ++attempt, wait *= 2) {
-    const Answer answer = post_once(curl.get(), post, body);
-    if (answer.status == 200) return answer.body;
-    const bool passing = answer.status == 0 || answer.status == 429 || answer.status >= 500;
-    if (!passing || attempt >= post.tries) {
-      if (answer.status == 0) fail(Code::kIo, "{}: expected an answer, got none: {}", post.url, answer.failure);
-      fail(Code::kIo, "{}: expected status 200, got {}: {}", post.url, answer.status, printable(answer.body, 200));
+    Tried tried = try_once(curl.get(), request, body);
+    const long status = tried.answer.status;
+    const bool passing = status == 0 || status == 429 || status >= 500;
+    if (!passing || attempt >= request.tries) {
+      if (status == 0) fail(Code::kIo, "{}: expected an answer, got none: {}", request.url, tried.failure);
+      return std::move(tried.answer);
     }
-    pause(std::min(kLongestPause, answer.retry_after > 0 ? answer.retry_after : wait));
+    pause(std::min(kLongestPause, tried.retry_after > 0 ? tried.retry_after : wait));
     curl_easy_reset(curl.get());
   }
+}
+
+std::string post_json(const JsonRequest& request, const std::string& body) {
+  HttpAnswer answer = http_json(request, &body);
+  if (answer.status != 200) fail(Code::kIo, "{}: expected status 200, got {}: {}", request.url, answer.status, printable(answer.body, 200));
+  return std::move(answer.body);
 }
 
 }  // namespace awq::cli

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -150,6 +151,10 @@ std::string whole_number_or_auto(const std::string& value) {
       !value.empty() && value.size() < 10 && value.find_first_not_of("0123456789") == std::string::npos;
   return digits && value != "0" ? std::string{}
                                 : fmt::format("'{}' is neither auto nor a positive number", value);
+}
+
+nlohmann::ordered_json json_number(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
 }
 
 void print_json(const nlohmann::ordered_json& object) {

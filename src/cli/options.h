@@ -82,6 +82,9 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error);
 // A check for CLI11's options: "" where the value is "auto" or a whole number from 1 on, else what is wrong.
 std::string whole_number_or_auto(const std::string& value);
 
+// A figure for --json; null where there is none.
+nlohmann::ordered_json json_number(double value);
+
 // Results, on standard output. Text that is not UTF-8 (a model's raw output) is made so.
 void print_json(const nlohmann::ordered_json& object);
 void print_line(std::string_view line);

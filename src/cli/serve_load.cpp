@@ -1,11 +1,9 @@
 #include "cli/serve_load.h"
 
-#include <curl/curl.h>
 #include <fmt/core.h>
 
 #include <algorithm>
 #include <cmath>
-#include <deque>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -14,7 +12,9 @@
 #include "base/printable.h"
 #include "base/progress.h"
 #include "base/system.h"
-#include "base/version.h"
+#include "cli/curl.h"
+#include "cli/http_client.h"
+#include "eval/quantile.h"
 
 namespace awq::cli {
 namespace {
@@ -22,27 +22,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kLongestLine = 4 << 20, kKeptBody = 2000;
-
-struct EasyDelete {
-  void operator()(CURL* c) const { curl_easy_cleanup(c); }
-};
-struct MultiDelete {
-  void operator()(CURLM* c) const { curl_multi_cleanup(c); }
-};
-struct ListDelete {
-  void operator()(curl_slist* l) const { curl_slist_free_all(l); }
-};
-
-void start_curl() {
-  static const CURLcode started = curl_global_init(CURL_GLOBAL_DEFAULT);
-  if (started != CURLE_OK) fail(Code::kIo, "libcurl could not be started: {}", curl_easy_strerror(started));
-}
-
-std::unique_ptr<curl_slist, ListDelete> headers(const LoadOptions& o) {
-  curl_slist* list = curl_slist_append(nullptr, "Content-Type: application/json");
-  if (!o.key.empty()) list = curl_slist_append(list, ("Authorization: Bearer " + o.key).c_str());
-  return std::unique_ptr<curl_slist, ListDelete>(list);
-}
+constexpr double kModelsTimeout = 30;  // seconds
 
 // A request under way: reads server-sent events as they come.
 class Transfer {
@@ -141,7 +121,7 @@ class Transfer {
     return delta != choice.end() && delta->is_object() && (text_in(*delta, "content") || text_in(*delta, "reasoning_content"));
   }
 
-  std::unique_ptr<CURL, EasyDelete> easy_;
+  CurlEasy easy_;
   std::string body_, line_, kept_;
   double start_;
   bool done_ = false;
@@ -161,43 +141,21 @@ std::string body_of(const LoadOptions& o, int64_t number) {
   return body.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-size_t append(char* data, size_t size, size_t count, void* to) {
-  static_cast<std::string*>(to)->append(data, size * count);
-  return size * count;
-}
-
 }  // namespace
 
 std::string first_model(const LoadOptions& o) {
-  start_curl();
-  const std::unique_ptr<CURL, EasyDelete> curl(curl_easy_init());
-  const auto list = headers(o);
-  const std::string url = o.url + "/models";
-  std::string body;
-  char reason[CURL_ERROR_SIZE] = "";
-  curl_easy_setopt(curl.get(), CURLOPT_URL, url.c_str());
-  curl_easy_setopt(curl.get(), CURLOPT_PROTOCOLS_STR, "http,https");
-  curl_easy_setopt(curl.get(), CURLOPT_HTTPHEADER, list.get());
-  curl_easy_setopt(curl.get(), CURLOPT_WRITEFUNCTION, append);
-  curl_easy_setopt(curl.get(), CURLOPT_WRITEDATA, &body);
-  curl_easy_setopt(curl.get(), CURLOPT_TIMEOUT, 30L);
-  curl_easy_setopt(curl.get(), CURLOPT_NOSIGNAL, 1L);
-  curl_easy_setopt(curl.get(), CURLOPT_ERRORBUFFER, reason);
-  const CURLcode code = curl_easy_perform(curl.get());
-  if (code != CURLE_OK) fail(Code::kIo, "{}: expected an answer, got none: {}", url, *reason != '\0' ? reason : curl_easy_strerror(code));
-  long status = 0;
-  curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
-  const Json json = Json::parse(body, nullptr, false);
+  const HttpAnswer answer = http_json({o.url + "/models", o.key, kModelsTimeout, 1}, nullptr);
+  const Json json = Json::parse(answer.body, nullptr, false);
   const Json::json_pointer id("/data/0/id");
-  if (status != 200 || !json.is_object() || !json.contains(id) || !json.at(id).is_string())
-    fail(Code::kIo, "{}: expected a list of models, got status {}: {}", url, status, printable(body, 200));
+  if (answer.status != 200 || !json.is_object() || !json.contains(id) || !json.at(id).is_string())
+    fail(Code::kIo, "{}/models: expected a list of models, got status {}: {}", o.url, answer.status, printable(answer.body, 200));
   return json.at(id).get<std::string>();
 }
 
 LevelResult run_level(const LoadOptions& o, const Level& level, const std::function<void(int64_t)>& progress) {
   start_curl();
-  const std::unique_ptr<CURLM, MultiDelete> multi(curl_multi_init());
-  const auto list = headers(o);
+  const CurlMulti multi(curl_multi_init());
+  const CurlList list = json_headers(o.key);
   curl_multi_setopt(multi.get(), CURLMOPT_MAXCONNECTS, static_cast<long>(std::max<int64_t>(64, 2 * level.clients)));
   LevelResult result{level, 0, {}};
   std::vector<double> arrivals;
@@ -244,17 +202,10 @@ LevelResult run_level(const LoadOptions& o, const Level& level, const std::funct
   return result;
 }
 
-Quantiles quantiles(std::vector<double> values) {
-  Quantiles out;
-  if (values.empty()) return out;
-  std::sort(values.begin(), values.end());
-  const auto at = [&](double q) {
-    const double rank = std::ceil(q * static_cast<double>(values.size()));
-    return values[std::min(values.size() - 1, static_cast<size_t>(std::max(1.0, rank)) - 1)];
-  };
+Quantiles quantiles(const std::vector<double>& values) {
   double sum = 0;
   for (const double v : values) sum += v;
-  return {at(0.5), at(0.95), at(0.99), sum / static_cast<double>(values.size())};
+  return {quantile(values, 0.5), quantile(values, 0.95), quantile(values, 0.99), values.empty() ? 0 : sum / static_cast<double>(values.size())};
 }
 
 LevelSummary summarize(const LevelResult& result) {
@@ -277,9 +228,9 @@ LevelSummary summarize(const LevelResult& result) {
     out.tokens_per_second = static_cast<double>(out.tokens) / result.seconds;
     out.requests_per_second = static_cast<double>(out.done) / result.seconds;
   }
-  out.first_token = quantiles(std::move(first));
-  out.between = quantiles(std::move(between));
-  out.whole = quantiles(std::move(whole));
+  out.first_token = quantiles(first);
+  out.between = quantiles(between);
+  out.whole = quantiles(whole);
   return out;
 }
 

@@ -46,7 +46,7 @@ LevelResult run_level(const LoadOptions& options, const Level& level, const std:
 struct Quantiles {
   double p50 = 0, p95 = 0, p99 = 0, mean = 0;
 };
-Quantiles quantiles(std::vector<double> values);  // nearest rank; zeros of nothing
+Quantiles quantiles(const std::vector<double>& values);  // zeros of nothing
 
 struct LevelSummary {
   int64_t done = 0, failed = 0, tokens = 0, prompt_tokens = 0;

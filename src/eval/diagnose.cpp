@@ -13,7 +13,7 @@
 namespace awq {
 namespace {
 
-constexpr int64_t kKeptLogits = int64_t{1} << 30;  // bytes
+constexpr int64_t kKeptLogits = int64_t{1} << 30;  // bytes, at most
 
 const Site kSites[] = {Site::kAttentionIn, Site::kAttentionOut, Site::kMlpIn, Site::kMlpDown};
 
@@ -87,12 +87,7 @@ class Lab {
   Diagnosis run() {
     const double start = now_seconds();
     const Tensor embedding = load_embedding(source_, *config_);
-    TokenSequences probe;
-    if (inputs_.calibration.count() > 0) {
-      probe.lengths = {inputs_.calibration.lengths.front()};
-      probe.ids.assign(inputs_.calibration.ids.begin(), inputs_.calibration.ids.begin() + probe.lengths[0]);
-    }
-    dtype_ = plan_ ? choose_dtype(source_, *plan_, options_.quantize, probe) : DType::kF16;
+    dtype_ = plan_ ? choose_dtype(source_, *plan_, options_.quantize, first_sequences(inputs_.calibration, 1)) : DType::kF16;
     if (inputs_.calibration.count() > 0) calibration_.emplace(inputs_.calibration, embedding);
     states_.emplace_back(inputs_.measured, embedding);
     changed_.push_back(states_.front());
@@ -151,10 +146,7 @@ class Lab {
 
   void round(int64_t i, const BlockWeights& dense) {
     Quantized& block = blocks_[i];
-    BlockWeights weights = dense;
-    for (auto& [name, gain] : weights.norms) gain = gain.clone();
-    for (auto& [module, bias] : weights.biases) bias = bias.clone();
-    for (auto& [module, weight] : weights.weights) weight = std::get<Tensor>(weight).clone();
+    BlockWeights weights = dense.clone();
     if (quantized_ == nullptr) {
       const RoundingContext context{*plan_, options_.quantize, dtype_, inputs_.precision, before_ ? &*before_ : nullptr};
       BlockRounding rounding = round_block(context, i, specs_[i], stats_, weights);
@@ -211,18 +203,17 @@ class Lab {
     u.unit.name = fmt::format("{} {}", i, roles);
     errors(i, site, scaled, u);
     HiddenStates changed = states_[i];
-    const auto mine = [&](const std::string& module) { return std::find(u.unit.modules.begin(), u.unit.modules.end(), module) != u.unit.modules.end(); };
-    changed.advance(*variant(i, scaled, mine), scratch_, nullptr);
+    changed.advance(*variant(i, scaled, [&](const std::string& module) { return u.unit.has(module); }), scratch_, nullptr);
     u.block_change = mean_change(states_[i + 1], changed);
     u.kl_rest = u.perplexity = u.perplexity_rest = NAN;
     out_.units.push_back(std::move(u));
   }
 
-  // Statistics of what the linears of a site read once the scales are folded in.
-  SiteStats site_stats(int64_t i, Site site) const {
+  // By what the fold divides the channels of a site.
+  std::vector<float> scale_of(int64_t i, Site site) const {
     for (size_t g = 0; g < specs_[i].scale_groups.size(); ++g)
-      if (specs_[i].scale_groups[g].site == site) return scaled_stats(stats_.at(site), blocks_[i].scales[g]);
-    return stats_.at(site);
+      if (specs_[i].scale_groups[g].site == site) return blocks_[i].scales[g];
+    return std::vector<float>(static_cast<size_t>(stats_.at(site).dim), 1.0f);
   }
 
   void errors(int64_t i, Site site, const BlockWeights& scaled, UnitDiagnosis& u) {
@@ -235,14 +226,12 @@ class Lab {
     }
     std::vector<float> mean = stats_.at(site).abs_mean();
     u.channel_mean = mean;
-    u.channel_scale.assign(mean.size(), 1.0f);
-    for (size_t g = 0; g < specs_[i].scale_groups.size(); ++g)
-      if (specs_[i].scale_groups[g].site == site) u.channel_scale = blocks_[i].scales[g];
+    u.channel_scale = scale_of(i, site);
     std::sort(mean.begin(), mean.end());
     u.outlier = mean[mean.size() / 2] > 0 ? mean.back() / mean[mean.size() / 2] : INFINITY;
     u.channel_max = stats_.at(site).abs_max;
 
-    const SiteStats stats = site_stats(i, site);
+    const SiteStats stats = scaled_stats(stats_.at(site), u.channel_scale);
     double energy = 0, error = 0;
     std::vector<double> candidate(options_.candidates.size(), 0.0);
     double searched = 0;  // what searched ranges alone leave under the unit's own scheme
@@ -257,10 +246,13 @@ class Lab {
       out_.linears.push_back({i, module, role, q.scheme, relative, NAN});
       if (quantized_ != nullptr && w.dim(1) % out_.base.group_size(w.dim(1)) == 0 && all > 0)
         out_.linears.back().expected_error = loss_under(w, out_.base, stats) / all;
-      if (!options_.candidates.empty() && q.scheme.code == CodeKind::kAffine) searched += loss_under(w, q.scheme, stats);
+      const bool compares = !options_.candidates.empty() && q.scheme.code == CodeKind::kAffine;
+      const double own = compares ? loss_under(w, q.scheme, stats) : 0;
+      searched += own;
       for (size_t c = 0; c < options_.candidates.size(); ++c) {
         const Scheme& s = options_.candidates[c];
-        candidate[c] += w.dim(1) % s.group_size(w.dim(1)) != 0 ? NAN : loss_under(w, s, stats);
+        const bool divides = w.dim(1) % s.group_size(w.dim(1)) == 0;
+        candidate[c] += !divides ? NAN : compares && s == q.scheme ? own : loss_under(w, s, stats);
       }
     }
     u.relative_error = energy > 0 ? error / energy : 0;
@@ -335,16 +327,13 @@ class Lab {
 
   void measure_unit(const BlockWeights& scaled, UnitDiagnosis& u) {
     const int64_t i = u.unit.block;
-    const auto mine = [&](const std::string& module) {
-      return std::find(u.unit.modules.begin(), u.unit.modules.end(), module) != u.unit.modules.end();
-    };
     HiddenStates only = states_[i];
-    only.advance(*variant(i, scaled, mine), scratch_, nullptr);
+    only.advance(*variant(i, scaled, [&](const std::string& module) { return u.unit.has(module); }), scratch_, nullptr);
     const CheckResult alone = summarize(inputs_.measured, losses(std::move(only), i + 1, source_blocks_));
     u.kl = alone.kl;
     u.perplexity = alone.perplexity;
     HiddenStates rest = changed_[i];
-    rest.advance(*variant(i, scaled, [&](const std::string& module) { return !mine(module); }), scratch_, nullptr);
+    rest.advance(*variant(i, scaled, [&](const std::string& module) { return !u.unit.has(module); }), scratch_, nullptr);
     const CheckResult others = summarize(inputs_.measured, losses(std::move(rest), i + 1, quantized_blocks_));
     u.kl_rest = out_.total.kl - others.kl;
     u.perplexity_rest = others.perplexity;
@@ -377,6 +366,12 @@ Diagnosis diagnose(const Checkpoint& source, const Checkpoint* quantized, const 
                    const ProgressFn& progress) {
   if (inputs.measured.tokens() < 2) fail(Code::kBadArgument, "nothing to measure on: expected text of at least 2 tokens, got {}", inputs.measured.tokens());
   return Lab(source, quantized, inputs, options, progress).run();
+}
+
+int64_t diagnosis_bytes(const QuantizePlan& plan, const TokenSequences& measured) {
+  const int64_t tokens = measured.tokens(), states = 2 * (plan.config.layers + 1) * tokens * plan.config.hidden * static_cast<int64_t>(sizeof(float));
+  const int64_t logits = std::min(kKeptLogits, tokens * plan.config.vocab * static_cast<int64_t>(sizeof(float)));
+  return plan.source_bytes + plan.weight_bytes + plan.quantized_weights + states + logits + plan.memory_bytes;
 }
 
 double candidate_kl(const UnitDiagnosis& unit, size_t candidate) {

@@ -1,6 +1,7 @@
 // What each part of a model costs when it is quantized: errors of the linears on a text, and how much the predictions move
 // when one part alone, or all but one, is quantized.
 #pragma once
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,6 +42,8 @@ struct Unit {
   std::vector<std::string> modules;
   Scheme scheme;  // of the first
   int64_t weights = 0;
+
+  bool has(const std::string& module) const { return std::find(modules.begin(), modules.end(), module) != modules.end(); }
 };
 
 struct UnitDiagnosis {
@@ -84,6 +87,10 @@ struct Diagnosis {
 // both stay in memory. Errors: those of plan_quantize; kBadFile when `quantized` is not made from `source`.
 Diagnosis diagnose(const Checkpoint& source, const Checkpoint* quantized, const DiagnoseInputs& inputs, const DiagnoseOptions& options,
                    const ProgressFn& progress = {});
+
+// Memory that a diagnosis takes at most, about: both models, the codes of the quantized one, the states in front of every block and
+// the source's logits. plan: of the source, with options.quantize.
+int64_t diagnosis_bytes(const QuantizePlan& plan, const TokenSequences& measured);
 
 // Estimated KL of a unit under each candidate, from its KL as it is and the errors; the sum over units exceeds or falls below the
 // KL of all together, since errors add up or cancel along the way.

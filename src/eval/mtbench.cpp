@@ -89,9 +89,9 @@ class Bench {
     if (const auto end = chat_.turn_end(*model_.tokenizer); end && std::find(o.end_ids.begin(), o.end_ids.end(), *end) == o.end_ids.end())
       o.end_ids.push_back(*end);
     o.max_sequences = kItemsAtOnce;
-    o.kv_pages = static_cast<int64_t>(kItemsAtOnce + 1) * PageAllocator::pages_for(model_.model->config().max_position > 0
-                                                                                      ? std::min<int64_t>(model_.model->config().max_position, 4 * max_tokens_ + 2048)
-                                                                                      : 4 * max_tokens_ + 2048);
+    // Both questions, both answers, and a question far longer than usual.
+    const int64_t most = model_.model->config().max_position, room = 4 * max_tokens_ + 2048;
+    o.kv_pages = static_cast<int64_t>(kItemsAtOnce + 1) * PageAllocator::pages_for(most > 0 ? std::min(most, room) : room);
     return o;
   }
 

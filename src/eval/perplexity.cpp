@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "eval/quantile.h"
 #include "quant/check.h"
 
 namespace awq {
@@ -114,14 +115,6 @@ class Walk {
   std::vector<double> logprob_, kl_;
   std::vector<uint8_t> same_;
 };
-
-// The smallest value that at least the share q of all values does not exceed.
-double quantile(std::vector<double>& values, double q) {
-  const auto rank = static_cast<size_t>(std::ceil(q * static_cast<double>(values.size())));
-  const auto at = values.begin() + static_cast<std::ptrdiff_t>(std::max<size_t>(rank, 1) - 1);
-  std::nth_element(values.begin(), at, values.end());
-  return *at;
-}
 
 Divergence summarize(Sums& sums) {
   Divergence d;

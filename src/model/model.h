@@ -81,6 +81,7 @@ struct BlockWeights {
   std::map<std::string, Tensor> biases;         // module -> F32 [out]
   // The dense F32 matrix of a module (dequantized if need be).
   Tensor dense(const std::string& module) const;
+  BlockWeights clone() const;  // tensors that may be changed without changing these
 };
 // dense_f32: every weight becomes a mutable F32 Tensor, as quantization wants it.
 BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config, const BlockSpec& spec,

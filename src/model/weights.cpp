@@ -9,6 +9,15 @@ Tensor load_vector(const Checkpoint& checkpoint, const std::string& name, int64_
   return checkpoint.load_f32(name, {n});
 }
 
+BlockWeights BlockWeights::clone() const {
+  BlockWeights out = *this;
+  for (auto& [name, gain] : out.norms) gain = gain.clone();
+  for (auto& [module, bias] : out.biases) bias = bias.clone();
+  for (auto& [module, weight] : out.weights)
+    if (auto* dense = std::get_if<Tensor>(&weight)) *dense = dense->clone();
+  return out;
+}
+
 Tensor BlockWeights::dense(const std::string& module) const {
   const WeightSource& source = weights.at(module);
   if (const auto* t = std::get_if<Tensor>(&source)) return t->to_f32();

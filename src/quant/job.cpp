@@ -15,19 +15,7 @@
 namespace awq {
 namespace {
 
-constexpr int64_t kProbeTokens = 2048;
-
-// The first sequences of the calibration text, about kProbeTokens.
-TokenSequences probe_of(const TokenSequences& all) {
-  TokenSequences probe;
-  for (const int64_t length : all.lengths) {
-    if (probe.tokens() >= kProbeTokens) break;
-    const auto begin = all.ids.begin() + probe.tokens();
-    probe.ids.insert(probe.ids.end(), begin, begin + length);
-    probe.lengths.push_back(length);
-  }
-  return probe;
-}
+constexpr int64_t kProbeTokens = 2048;  // of calibration text, from which the dtype is chosen
 
 void check_ids(const TokenSequences& sequences, const ModelConfig& config, const std::string& name) {
   for (const int32_t id : sequences.ids)
@@ -190,7 +178,7 @@ class Run {
   DType dtype() const {
     for (const JournalRecord& record : directory_->records())
       if (record.done > 0) return parse_report(record.report, directory_->path().string()).result.dtype;
-    return choose_dtype(checkpoint_, result_.plan, job_.options, probe_of(job_.calibration.sequences));
+    return choose_dtype(checkpoint_, result_.plan, job_.options, first_sequences(job_.calibration.sequences, kProbeTokens));
   }
 
   void work() {

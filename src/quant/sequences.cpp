@@ -25,6 +25,17 @@ TokenSequences cut_sequences(std::span<const int32_t> stream, int64_t seq_len, i
   return out;
 }
 
+TokenSequences first_sequences(const TokenSequences& all, int64_t tokens) {
+  TokenSequences out;
+  for (const int64_t length : all.lengths) {
+    if (out.tokens() >= tokens) break;
+    const auto begin = all.ids.begin() + out.tokens();
+    out.ids.insert(out.ids.end(), begin, begin + length);
+    out.lengths.push_back(length);
+  }
+  return out;
+}
+
 HiddenStates::HiddenStates(const TokenSequences& sequences, const Tensor& embedding)
     : sequences_(&sequences), width_(embedding.dim(1)), states_(static_cast<size_t>(sequences.tokens() * width_)) {
   embed(embedding, sequences.ids, states_.data());

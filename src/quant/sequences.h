@@ -20,6 +20,9 @@ struct TokenSequences {
 // max_sequences of them, evenly spaced over the stream; 0 keeps all.
 TokenSequences cut_sequences(std::span<const int32_t> stream, int64_t seq_len, int64_t max_sequences);
 
+// The first sequences, whole, until there are at least so many tokens; all of them where there are fewer.
+TokenSequences first_sequences(const TokenSequences& all, int64_t tokens);
+
 // The states [tokens, hidden] of some sequences between two blocks.
 class HiddenStates {
  public:

@@ -56,7 +56,7 @@ class Run {
   }
 
   SideBySide run() {
-    out_.dtype = choose_dtype(checkpoint_, plans_.front(), contenders_.front().options, first_tokens());
+    out_.dtype = choose_dtype(checkpoint_, plans_.front(), contenders_.front().options, first_sequences(inputs_.calibration, 1));
     const Tensor embedding = load_embedding(checkpoint_, *config_);
     if (inputs_.calibration.count() > 0) states_.emplace(inputs_.calibration, embedding);
     const ArchSpec& arch = find_arch(config_->model_type, checkpoint_.path().string());
@@ -76,13 +76,6 @@ class Run {
   void report(int64_t done) const {
     if (progress_) progress_({"quantize", static_cast<double>(done), static_cast<double>(config_->layers), "blocks"});
   }
-  TokenSequences first_tokens() const {
-    TokenSequences probe;
-    if (inputs_.calibration.count() == 0) return probe;
-    probe.lengths = {inputs_.calibration.lengths.front()};
-    probe.ids.assign(inputs_.calibration.ids.begin(), inputs_.calibration.ids.begin() + probe.lengths[0]);
-    return probe;
-  }
 
   void one_block(int64_t layer, const BlockSpec& spec) {
     check_cancelled();
@@ -100,10 +93,7 @@ class Run {
 
   void round(size_t c, int64_t layer, const BlockSpec& spec, const BlockWeights& dense, const HiddenStates* before) {
     const double start = now_seconds();
-    BlockWeights weights = dense;
-    for (auto& [name, gain] : weights.norms) gain = gain.clone();
-    for (auto& [module, bias] : weights.biases) bias = bias.clone();
-    for (auto& [module, weight] : weights.weights) weight = std::get<Tensor>(weight).clone();
+    BlockWeights weights = dense.clone();
     const RoundingContext context{plans_[c], contenders_[c].options, out_.dtype, inputs_.precision, before};
     BlockRounding rounding = round_block(context, layer, spec, stats_, weights);
     if (contenders_[c].salient != Salient::kNone) keep_salient(c, layer, dense, rounding, weights);

@@ -35,10 +35,7 @@ std::vector<std::vector<float>> recover_scales(const BlockSpec& spec, const Mode
                                                const BlockWeights& folded, const std::string& where) {
   std::vector<std::vector<float>> scales(spec.scale_groups.size());
   // What has been undone so far: source weights with the scales of norms on their columns.
-  BlockWeights partly = source;
-  for (auto& [module, weight] : partly.weights) weight = std::get<Tensor>(weight).clone();
-  for (auto& [name, gain] : partly.norms) gain = gain.clone();
-  for (auto& [module, bias] : partly.biases) bias = bias.clone();
+  BlockWeights partly = source.clone();
   for (size_t g = 0; g < spec.scale_groups.size(); ++g) {
     const ScaleGroup& group = spec.scale_groups[g];
     if (group.fold != Fold::kNorm) continue;
@@ -50,7 +47,7 @@ std::vector<std::vector<float>> recover_scales(const BlockSpec& spec, const Mode
     if (group.fold == Fold::kNorm) continue;
     const bool shared = group.fold == Fold::kKvHeads;
     const Tensor &from = std::get<Tensor>(partly.weights.at(group.producer)), &to = std::get<Tensor>(folded.weights.at(group.producer));
-    const int64_t channels = spec.linears.empty() ? 0 : std::get<Tensor>(source.weights.at(group.consumers.front())).dim(1);
+    const int64_t channels = std::get<Tensor>(source.weights.at(group.consumers.front())).dim(1);
     const int64_t rows = shared ? config.kv_heads * config.head_dim : channels, cols = from.dim(1);
     const int64_t repeat = shared ? config.heads / config.kv_heads : 1;
     const auto row_of = [&](int64_t channel) { return shared ? channel / config.head_dim / repeat * config.head_dim + channel % config.head_dim : channel; };

@@ -26,4 +26,11 @@ std::string Detokenizer::flush() {
   return replace_invalid_utf8(std::exchange(held_, {}));
 }
 
+std::string detokenized(const std::shared_ptr<const Tokenizer>& tokenizer, std::span<const int32_t> ids) {
+  Detokenizer detokenizer(tokenizer);
+  std::string out;
+  for (const int32_t id : ids) out += detokenizer.push(id);
+  return out + detokenizer.flush();
+}
+
 }  // namespace awq

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "tokenizer/tokenizer.h"
@@ -29,5 +30,8 @@ class Detokenizer {
   bool at_start_;  // nothing has come yet
   std::string held_;  // start of a UTF-8 sequence
 };
+
+// The text of all of them.
+std::string detokenized(const std::shared_ptr<const Tokenizer>& tokenizer, std::span<const int32_t> ids);
 
 }  // namespace awq
