@@ -24,9 +24,17 @@ std::optional<ToolCall> call_from(const Json& json) {
   if (!json.is_object() || !json.contains("name") || !json["name"].is_string()) return std::nullopt;
   const char* key = json.contains("arguments") ? "arguments" : "parameters";
   if (!json.contains(key)) return std::nullopt;
+  ToolCall call{json["name"], {}};
   const Json& arguments = json[key];
-  if (!arguments.is_object() && !arguments.is_string()) return std::nullopt;
-  return ToolCall{json["name"], arguments.is_string() ? arguments.get<std::string>() : arguments.dump()};
+  if (arguments.is_object())
+    call.arguments = arguments.dump();
+  else if (arguments.is_string())
+    call.arguments = arguments.get<std::string>();
+  else
+    return std::nullopt;
+  // Text that stands in a string may be anything.
+  if (call.name.empty() || json_depth(call.arguments) > kMaxJsonDepth || !Json::accept(call.arguments)) return std::nullopt;
+  return call;
 }
 
 // All or nothing: a call that is not well formed makes the text content.

@@ -88,6 +88,8 @@ TEST(ToolCalls, FormsThatModelsWrite) {
       {R"([TOOL_CALLS] [{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}])", "", "f", "{}", 2},
       {R"({"name": "f", "arguments": "{\"a\":1}"})", "", "f", R"({"a":1})", 1},
       {R"({"name": "f"})", R"({"name": "f"})", "", "", 0},
+      {R"({"name": "f", "arguments": "a"})", R"({"name": "f", "arguments": "a"})", "", "", 0},
+      {R"({"name": "", "arguments": {}})", R"({"name": "", "arguments": {}})", "", "", 0},
       {R"({"a": 1})", R"({"a": 1})", "", "", 0},
       {"<tool_call>not json</tool_call> x", "<tool_call>not json</tool_call> x", "", "", 0},
       {"plain", "plain", "", "", 0},
