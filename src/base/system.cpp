@@ -87,6 +87,8 @@ void write_all(int fd, std::string_view bytes, const std::filesystem::path& path
 
 int64_t peak_rss_bytes() { return std::max<int64_t>(0, proc_kib("/proc/self/status", "VmHWM:")); }
 
+int64_t rss_bytes() { return std::max<int64_t>(0, proc_kib("/proc/self/status", "VmRSS:")); }
+
 int64_t available_ram_bytes() {
   int64_t ram = proc_kib("/proc/meminfo", "MemAvailable:");
   const int64_t limit = number_in("/sys/fs/cgroup/memory.max");

@@ -8,6 +8,7 @@
 namespace awq {
 
 int64_t peak_rss_bytes();       // highest resident set of this process so far (VmHWM)
+int64_t rss_bytes();            // resident set now
 int64_t available_ram_bytes();  // MemAvailable, capped by the cgroup limit
 int64_t free_disk_bytes(const std::filesystem::path& path);  // for the nearest existing parent
 

@@ -1,7 +1,6 @@
 #include "cli/bench_run.h"
 
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -87,13 +86,6 @@ double linear_ops(const ModelConfig& c) {
 }
 
 }  // namespace
-
-int64_t resident_bytes() {
-  std::ifstream in("/proc/self/statm");  // pages: size, resident
-  int64_t size = 0, resident = 0;
-  in >> size >> resident;
-  return resident * ::sysconf(_SC_PAGESIZE);
-}
 
 BenchResult run_bench(const Model& model, const BenchShape& shape) {
   const ModelConfig& config = model.config();

@@ -28,9 +28,6 @@ struct BenchResult {
   int64_t cache_bytes = 0;
 };
 
-// What of this process is in memory now; the peak, while loading, also held what was packed.
-int64_t resident_bytes();
-
 BenchResult run_bench(const Model& model, const BenchShape& shape);
 
 // One linear of a block at some number of tokens, by each kind of product, in microseconds.

@@ -143,7 +143,7 @@ int run(const Options& o, const Context& context) {
     fail(Code::kBadArgument, "{} tokens: the model's context ends at {}", needed,
          model->config().max_position);
   r.result = run_bench(*model, shape);
-  r.rss_bytes = resident_bytes();
+  r.rss_bytes = rss_bytes();
   r.peak_rss_bytes = peak_rss_bytes();
   r.weight_bytes = model->bytes();
   r.kernels = model->kernels();

@@ -1,5 +1,6 @@
 // awq serve: a model behind an HTTP interface that OpenAI's clients speak.
 #include <fmt/core.h>
+#include <malloc.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -31,7 +32,7 @@ struct Options {
   uint16_t port = 8000;
   std::vector<std::string> hosts, origins;
   bool no_key = false;
-  uint64_t kv_bytes = 0;
+  uint64_t kv_bytes = 0, memory_bytes = 0;
   int64_t max_sequences = 64, max_waiting = 256;
   double request_seconds = 600, drain_seconds = 30;
 };
@@ -58,7 +59,23 @@ server::AccessRules access_rules(const Options& o) {
   return rules;
 }
 
-// By default half of the memory that is free, but no more than all places with full contexts could use.
+// What comes on top while serving: connections, requests, answers, the allocator's slack.
+constexpr int64_t kServingBytes = 24 << 20;
+
+// Bytes for keys and values. By default half of the memory that is free.
+int64_t cache_bytes(const Options& o, const ModelConfig& config, const EngineOptions& e) {
+  if (o.kv_bytes > 0) return static_cast<int64_t>(o.kv_bytes);
+  if (o.memory_bytes == 0) return available_ram_bytes() / 2;
+  ::malloc_trim(0);  // what loading has freed
+  const auto memory = static_cast<int64_t>(o.memory_bytes);
+  const int64_t taken = rss_bytes() + Engine::step_bytes(config, e) + kServingBytes;
+  if (taken >= memory)
+    fail(Code::kBadArgument, "--memory: expected more than {} for weights and buffers, got {}", human_bytes(static_cast<double>(taken)),
+         human_bytes(static_cast<double>(memory)));
+  return memory - taken;
+}
+
+// The cache gets no more than all places with full contexts could use.
 EngineOptions engine_options(const Options& o, const Checkpoint& checkpoint, const ModelConfig& config) {
   EngineOptions e;
   e.kv_dtype = o.kv_dtype == "float32" ? DType::kF32 : o.kv_dtype == "bfloat16" ? DType::kBF16 : DType::kF16;
@@ -68,10 +85,10 @@ EngineOptions engine_options(const Options& o, const Checkpoint& checkpoint, con
   e.step_seconds = 0.1;
   const int64_t page = KvCache::page_bytes(config, e.kv_dtype);
   const int64_t most = PageAllocator::pages_for(config.max_position) * o.max_sequences;
-  const int64_t bytes = o.kv_bytes > 0 ? static_cast<int64_t>(o.kv_bytes) : available_ram_bytes() / 2;
+  const int64_t bytes = cache_bytes(o, config, e);
   e.kv_pages = std::min(bytes / page, most);
   if (e.kv_pages == 0)
-    fail(Code::kBadArgument, "--kv-memory: {} hold no page of the key/value cache: one takes {}",
+    fail(Code::kBadArgument, "memory: {} hold no page of the key/value cache: one takes {}",
          human_bytes(static_cast<double>(bytes)), human_bytes(static_cast<double>(page)));
   return e;
 }
@@ -206,6 +223,12 @@ void add_serve(CLI::App& app, Context& context) {
       .add_option("--kv-memory", o->kv_bytes, "for keys and values, as 4GiB (default: half of what is free)")
       ->transform(CLI::AsSizeValue(false))
       ->type_name("SIZE")
+      ->group(limits);
+  command
+      .add_option("--memory", o->memory_bytes, "for everything: weights, buffers, and what is left for keys and values")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("SIZE")
+      ->excludes("--kv-memory")
       ->group(limits);
   add_precision_options(command, o->precision, o->head_bits);
   command.add_option("--kv-dtype", o->kv_dtype, "float16|bfloat16|float32")

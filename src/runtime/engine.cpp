@@ -148,6 +148,14 @@ bool Engine::step() {
   return true;
 }
 
+int64_t Engine::step_bytes(const ModelConfig& c, const EngineOptions& o) {
+  const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+  // hidden_, Scratch, and what the products pack of their widest input.
+  const int64_t token = 3 * c.hidden + (q + 2 * kv) + q + 3 * c.intermediate + std::max({c.hidden, q, c.intermediate});
+  const int64_t rows = kLogitRows * (c.hidden + c.vocab);
+  return static_cast<int64_t>(sizeof(float)) * (o.max_batch_tokens * token + rows);
+}
+
 void Engine::run_until_idle() {
   while (step()) check_cancelled();
 }

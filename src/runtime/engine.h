@@ -45,6 +45,8 @@ class Engine {
  public:
   // kBadArgument for options that cannot work, with the numbers.
   Engine(std::shared_ptr<const Model> model, const EngineOptions& options);
+  // Bytes of host memory that the buffers of its largest step take, beside weights and cache.
+  static int64_t step_bytes(const ModelConfig& config, const EngineOptions& options);
 
   // Queues a request and returns its id, 0, 1, 2, ... kBadArgument when the prompt is empty, has an id
   // outside the vocabulary, leaves no room in the model's context, or needs more pages than there are.

@@ -13,7 +13,8 @@ class Server:
         environment = {k: v for k, v in os.environ.items() if k != "AWQ_API_KEY"}
         if key:
             environment["AWQ_API_KEY"] = key
-        self.process = subprocess.Popen([tiny.AWQ, "serve", str(folder), "--port", "0", "--kv-memory", "4MB", "--threads", "1", *options],
+        self.process = subprocess.Popen([tiny.AWQ, "serve", str(folder), "--port", "0", "--threads", "1",
+                                         *([] if "--memory" in options else ["--kv-memory", "4MB"]), *options],
                                         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
         self.lines = []
         for line in self.process.stderr:
@@ -244,6 +245,18 @@ class ServeProcessTest(unittest.TestCase):
         done = bench("--clients", 1)
         self.assertEqual(done.returncode, 1)
         self.assertIn("expected an answer, got none", done.stderr)
+
+    def test_memory_bounds_weights_buffers_and_cache_together(self):
+        with Server(self.model, "--memory", "96MiB") as server:
+            for size in 10, 50:
+                self.assertEqual(server.request("POST", "/v1/completions", {**BODY, "prompt": [5 + i % 90 for i in range(size)]})[0], 200)
+            tokens = int(re.search(r"cache: (\d+) tokens", "".join(server.lines)).group(1))
+            self.assertGreaterEqual(tokens, 2048)
+            resident = int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{server.process.pid}/status").read_text()).group(1))
+            self.assertLess(resident, 96 * 1024)
+        done = tiny.awq("serve", self.model, "--port", "0", "--memory", "8MiB")
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"--memory: expected more than [\d.]+ MiB for weights and buffers, got 8.00 MiB")
 
     def test_other_addresses_need_a_key(self):
         for options in [["--host", "0.0.0.0"], ["--host", "::"]]:

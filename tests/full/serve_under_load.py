@@ -1,21 +1,27 @@
 #!/usr/bin/env python3
-"""`awq serve` under load: the same answer in every batch, refusals, clients that leave, stopping.
+"""`awq serve` under load: the same answer in every batch, refusals, clients that leave, that say nothing or dawdle, stopping.
 
-Usage: serve_under_load.py AWQ MODEL [PART ...]     parts: identical overload leaving stopping (default: all, in this order)
+Usage: serve_under_load.py AWQ MODEL [PART ...]     parts: identical overload leaving stopping idle slow memory (default: all, in this order)
 
 identical  1,000 greedy requests with one prompt, mixed with random ones, in a cache small enough for preemption: one distinct answer.
-overload   ten times the rate that 64 clients reach, for a minute: refusals within 50 ms at p99, accepted tokens/s >= 95 % of the
+overload   ten times the rate that 64 clients reach in half a minute, for a minute: refusals within 50 ms at p99, accepted tokens/s >= 95 % of the
            peak, resident memory within 5 % of what it was after the first ten seconds. Needs the machine to itself.
 leaving    10,000 clients that leave at a random moment, half of them with a reset: afterwards no sequence, page or descriptor more.
 stopping   SIGTERM while 64 streams run: all of them finish, the process exits with 0.
+idle       10,000 connections that send nothing, held for 2 minutes: at most 32 KiB of resident memory each, and the time to the first
+           token of two clients beside them at most 25 % longer at p99 than before (median of five rounds without and with).
+slow       5,000 connections that send their head a byte every two seconds and come back when they are refused: the same.
+memory     as many sequences of 2,048 tokens as the cache is planned for under `--memory` run together, none gives up its place and
+           resident memory stays below it, by at most 5 % of what the sequences take; one sequence more does not fit.
 
---requests N, --leavers N, --seconds N make it smaller. Needs Python alone, and Linux for /proc. Prints a JSON object for each
+--requests N, --leavers N, --seconds N, --rounds N, --hold SECONDS, --alone SECONDS make it smaller. Needs Python alone, and Linux for /proc. Prints a JSON object for each
 part and ends with 1 when one fails. Works as well on a build with a sanitizer: its reports fail the run through the exit status.
 """
-import argparse, asyncio, json, os, random, re, signal, socket, struct, subprocess, sys, threading, time
+import argparse, asyncio, itertools, json, multiprocessing, os, random, re, resource, selectors, signal, socket, statistics, struct, subprocess, sys, threading, time
 
 WORDS = "sea salt tide wind harbour ship rope stone light night river cloud engine copper letter garden window paper".split()
 MOST_REFUSAL_MS, LEAST_THROUGHPUT, MOST_GROWTH = 50, 0.95, 1.05
+MOST_KIB_EACH, MOST_SLOWDOWN = 32, 1.25
 
 
 class Server:
@@ -26,6 +32,7 @@ class Server:
             seen.append(line)
             if found := re.search(r"at http://[^ ]+:(\d+)", line):
                 self.port = int(found.group(1))
+                self.cache_tokens = int(re.search(r"cache: (\d+) tokens", "".join(seen)).group(1))
                 break
         else:
             sys.exit("the server did not start: " + "".join(seen))
@@ -110,21 +117,27 @@ async def identical(server, o):
                 "requests_in_all": int(m["awq_requests_done_total"])}
 
 
+async def generated(server):
+    return (await server.metrics())["awq_generated_tokens_total"], time.perf_counter()
+
+
 async def overload(server, o):
-    dice, tokens, stop = random.Random(2), 16, time.perf_counter() + 20 * o.seconds / 60
-    done = 0
+    dice, tokens, finished, stop = random.Random(2), 16, [], False
 
     async def client():
-        nonlocal done
-        while time.perf_counter() < stop:
+        while not stop:
             status, _, _ = await ask(server.port, request(dice, tokens))
-            done += status == 200
+            finished.append(status)
 
-    before, start = await server.metrics(), time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(64)))
-    peak_rate = done / (time.perf_counter() - start)
-    after = await server.metrics()
-    peak = (after["awq_generated_tokens_total"] - before["awq_generated_tokens_total"]) / (time.perf_counter() - start)
+    clients = [asyncio.create_task(client()) for _ in range(64)]
+    await asyncio.sleep(o.seconds / 6)
+    before, start = await generated(server)
+    done = finished.count(200)
+    await asyncio.sleep(o.seconds / 2)
+    after, end = await generated(server)
+    peak, peak_rate = (after - before) / (end - start), (finished.count(200) - done) / (end - start)
+    stop = True
+    await asyncio.gather(*clients)
 
     refused, other, tasks, memory = [], [], set(), []
 
@@ -132,7 +145,7 @@ async def overload(server, o):
         status, _, seconds = await ask(server.port, request(dice, tokens))
         (refused if status == 429 else other).append((status, seconds))
 
-    before, start = after, time.perf_counter()
+    before, start = await generated(server)
     while (now := time.perf_counter() - start) < o.seconds:
         task = asyncio.create_task(one())
         tasks.add(task)
@@ -140,8 +153,8 @@ async def overload(server, o):
         if now > o.seconds / 6 and (not memory or now - memory[-1][0] > 1):
             memory.append((now, server.resident_mb()))
         await asyncio.sleep(max(0, start + (len(refused) + len(other) + len(tasks)) / (10 * peak_rate) - time.perf_counter()))
-    after = await server.metrics()
-    accepted = (after["awq_generated_tokens_total"] - before["awq_generated_tokens_total"]) / (time.perf_counter() - start)
+    after, end = await generated(server)
+    accepted = (after - before) / (end - start)
     await asyncio.gather(*tasks, return_exceptions=True)
     times = sorted(seconds * 1000 for _, seconds in refused)
     p99 = times[int(len(times) * 0.99)] if times else float("inf")
@@ -194,7 +207,7 @@ async def stopping(server, o):
     begun, dice = set(), random.Random(4)
     def opened(k):
         return lambda out: begun.add(k) if b"data: " in out else None
-    tasks = [asyncio.create_task(ask(server.port, request(dice, 32, stream=True), opened=opened(k))) for k in range(64)]
+    tasks = [asyncio.create_task(ask(server.port, request(dice, 160, stream=True), opened=opened(k))) for k in range(64)]
     while len(begun) < 64 and not any(task.done() for task in tasks):
         await asyncio.sleep(0.005)
     running = 64 - sum(task.done() for task in tasks)
@@ -205,10 +218,132 @@ async def stopping(server, o):
     return whole == 64 and status == 0 and running >= 60, {"streams": 64, "running_at_the_signal": running, "begun": len(begun), "finished": whole, "exit_status": status}
 
 
+async def first_tokens(server, dice, seconds):
+    """p99 in ms of the time to the first token that two clients see, one request after the other, and how many there were."""
+    times, stop = [], time.perf_counter() + seconds
+
+    async def client():
+        while time.perf_counter() < stop:
+            start, seen = time.perf_counter(), []
+            await ask(server.port, request(dice, 12, stream=True), opened=lambda out: seen or b"data: " not in out or seen.append(time.perf_counter()))
+            times.append(1000 * (seen[0] - start))
+
+    await asyncio.gather(client(), client())
+    return sorted(times)[int(len(times) * 0.99)], len(times)
+
+
+def hold(port, count, seconds_a_byte, pipe):
+    """Keeps `count` connections open until the pipe says something; seconds_a_byte: of a head, from each; None: they send nothing.
+
+    Says when all of them stand, and at the end how many the server had closed. One that was closed is opened again.
+    """
+    head = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Padding: " + b"a" * 4096
+    closed, watched, sockets = 0, selectors.DefaultSelector(), {}
+
+    def connect():
+        s = socket.create_connection(("127.0.0.1", port))
+        s.setblocking(False)
+        sockets[s] = 0
+        watched.register(s, selectors.EVENT_READ)
+
+    for _ in range(count):
+        connect()
+    pipe.send("standing")
+    start, sent = time.monotonic(), 0
+    while not pipe.poll():
+        for key, _ in watched.select(0.01 if seconds_a_byte else 0.2):
+            try:
+                if key.fileobj.recv(4096):
+                    continue
+            except OSError:
+                pass
+            watched.unregister(key.fileobj)
+            key.fileobj.close()
+            del sockets[key.fileobj]
+            closed += 1
+            connect()
+        if seconds_a_byte:
+            due = int((time.monotonic() - start) * count / seconds_a_byte)
+            for s in list(itertools.islice(sockets, due - sent)):  # those that have waited longest: the dict's front
+                at = sockets.pop(s)
+                try:
+                    s.send(head[at:at + 1])
+                except OSError:
+                    pass  # the next select sees that it was closed
+                sockets[s] = at + 1
+            sent = due
+    pipe.send(closed)
+
+
+async def held(server, o, count, seconds_a_byte):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    dice, rounds, each, closed = random.Random(5), [], [], 0
+    await first_tokens(server, dice, o.alone / 4)
+    for _ in range(o.rounds):
+        alone, alone_requests = await first_tokens(server, dice, o.alone)
+        memory = server.resident_mb()
+        pipe, theirs = multiprocessing.Pipe()
+        holder = multiprocessing.Process(target=hold, args=(server.port, count, seconds_a_byte, theirs))
+        holder.start()
+        await asyncio.to_thread(pipe.recv)
+        beside, beside_requests = await first_tokens(server, dice, o.hold)
+        each.append((server.resident_mb() - memory) * 1024 / count)
+        pipe.send("enough")
+        closed += await asyncio.to_thread(pipe.recv)
+        await asyncio.to_thread(holder.join)
+        await asyncio.sleep(1)
+        rounds.append({"p99_alone_ms": round(alone, 1), "p99_beside_ms": round(beside, 1), "requests": [alone_requests, beside_requests]})
+    slowdown = statistics.median(r["p99_beside_ms"] / r["p99_alone_ms"] for r in rounds)
+    ok = each[0] <= MOST_KIB_EACH and slowdown <= MOST_SLOWDOWN and (seconds_a_byte is not None) == (closed > 0)
+    # Memory is counted in the first round: what it took stays with the process and serves the next ones.
+    return ok, {"connections": count, "kib_each": round(each[0], 1), "closed_by_the_server": closed, "slowdown": round(slowdown, 3), "rounds": rounds}
+
+
+async def idle(server, o):
+    return await held(server, o, 10_000, None)
+
+
+async def slow(server, o):
+    return await held(server, o, 5_000, 2)
+
+
+async def memory(server, o):
+    """Sequences begin short and end together, so that all are long at the end; one more than planned must have to wait or be put back."""
+    length, prompt = 2048, 128
+    planned, dice = server.cache_tokens // length, random.Random(6)
+    loaded, budget = server.resident_mb(), o.memory
+    reports, peak = [], 0
+    for count in planned, planned + 1:
+        before = await server.metrics()
+        # Token ids, no two prompts alike, so that nothing is shared.
+        bodies = [{"prompt": [dice.randint(100, 10_000) for _ in range(prompt)], "max_tokens": length - prompt, "ignore_eos": True, "temperature": 0} for _ in range(count)]
+        tasks = [asyncio.create_task(ask(server.port, body)) for body in bodies]
+        most = 0
+        while not all(task.done() for task in tasks):
+            m = await server.metrics()
+            most = max(most, int(m["awq_sequences_running"]))
+            peak = max(peak, server.resident_mb())
+            await asyncio.sleep(0.2)
+        after = await server.metrics()
+        reports.append({"sequences": count, "answered": sum(task.result()[0] == 200 for task in tasks), "most_running": most,
+                        "preemptions": int(after["awq_preemptions_total"] - before["awq_preemptions_total"])})
+    fits, over = reports
+    each = (peak - loaded) * length / server.cache_tokens  # with its share of what else grows
+    unused = (budget - peak) / each
+    ok = fits["answered"] == fits["most_running"] == planned and fits["preemptions"] == 0
+    ok = ok and (over["preemptions"] > 0 or over["most_running"] <= planned) and over["answered"] == planned + 1 and 0 <= unused <= 0.05 * planned
+    return ok, {"planned": planned, "memory_mib": budget, "loaded_mib": round(loaded, 1), "peak_mib": round(peak, 1), "mib_each": round(each, 1),
+                "would_still_fit": round(unused, 2), "runs": reports}
+
+
 PARTS = {"identical": (identical, ["--kv-memory", "16MB", "--max-sequences", "24"]),
          "overload": (overload, ["--kv-memory", "256MB", "--max-sequences", "32", "--max-waiting", "32"]),
          "leaving": (leaving, ["--kv-memory", "256MB"]),
-         "stopping": (stopping, ["--kv-memory", "512MB", "--max-sequences", "64", "--drain-timeout", "100"])}
+         "stopping": (stopping, ["--kv-memory", "512MB", "--max-sequences", "64", "--drain-timeout", "100"]),
+         "idle": (idle, ["--kv-memory", "64MB"]),
+         "slow": (slow, ["--kv-memory", "64MB"]),
+         "memory": (memory, ["--max-sequences", "256"])}
 
 
 def main():
@@ -219,13 +354,17 @@ def main():
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--leavers", type=int, default=10000)
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--memory", type=int, default=1024, metavar="MIB")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--hold", type=float, default=120)
+    parser.add_argument("--alone", type=float, default=60)
     o = parser.parse_args()
     if unknown := set(o.parts) - PARTS.keys():
         parser.error(f"unknown part {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
     failed = 0
     for name in o.parts or PARTS:
         run, options = PARTS[name]
-        server = Server(o.awq, o.model, *options)
+        server = Server(o.awq, o.model, *options, *(["--memory", f"{o.memory}MiB"] if name == "memory" else []))
         start = time.perf_counter()
         try:
             ok, report = asyncio.run(run(server, o))
