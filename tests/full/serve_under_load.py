@@ -310,7 +310,7 @@ async def slow(server, o):
 
 async def memory(server, o):
     """Sequences begin short and end together, so that all are long at the end; one more than planned must have to wait or be put back."""
-    length, prompt = 2048, 128
+    length, prompt = 2048, 1024
     planned, dice = server.cache_tokens // length, random.Random(6)
     loaded, budget = server.resident_mb(), o.memory
     reports, peak = [], 0
