@@ -93,6 +93,9 @@ class Checkpoint {
   // used by manifests and resume. Reads every byte.
   virtual std::string fingerprint() const = 0;
 
+  // Lets go of resident pages of the weight files: what views still read comes back from the file.
+  virtual void let_go() const = 0;
+
   // Files beside the weights that an output directory should carry, and their contents: for a directory the
   // tokenizer, chat template, generation_config, ... verbatim; for GGUF the ones made from metadata.
   struct SideFile {

@@ -66,6 +66,10 @@ class GgufCheckpoint : public ListedCheckpoint {
     });
   }
 
+  void let_go() const override {
+    for (const auto& file : gguf_->files()) file->done_with(0, file->bytes().size());
+  }
+
   std::vector<SideFile> side_files() const override {
     std::vector<SideFile> out;
     out.push_back({"generation_config.json", generation_config_from_gguf(*gguf_).dump(2) + "\n"});

@@ -80,6 +80,9 @@ class HfCheckpoint : public ListedCheckpoint {
     return fingerprint_tensors(
         *this, [&](const StoredTensor& t) -> const MappedFile& { return *file_of(t).file(); });
   }
+  void let_go() const override {
+    for (const auto& [path, file] : files_) file->file()->done_with(0, file->file()->bytes().size());
+  }
   std::vector<SideFile> side_files() const override { return read_side_files(dir_); }
   std::string license() const override {
     for (const char* name : {"README.md", "README.source.md"}) {

@@ -135,9 +135,7 @@ int run(const Options& o, const Context& context) {
   r.load_seconds = now_seconds() - start;
   context.end_report();
   BenchShape shape = o.shape;
-  shape.kv_dtype = o.kv_dtype == "float32"    ? DType::kF32
-                   : o.kv_dtype == "bfloat16" ? DType::kBF16
-                                              : DType::kF16;
+  shape.kv_dtype = kv_dtype_named(o.kv_dtype);
   if (const int64_t needed = std::max(shape.prompt, shape.context + shape.decode);
       needed > model->config().max_position)
     fail(Code::kBadArgument, "{} tokens: the model's context ends at {}", needed,
@@ -172,10 +170,7 @@ void add_shape_options(CLI::App& command, Options& o) {
   count("--decode-tokens", o.shape.decode, 0, "tokens decoded in each repetition; 0: none");
   count("--batch", o.shape.batch, 1, "sequences decoded together");
   count("--repeat", o.shape.repeat, 1, "repetitions; the median counts");
-  command.add_option("--kv-dtype", o.kv_dtype, "float16|bfloat16|float32: key/value cache")
-      ->check(one_of({"float16", "bfloat16", "float32"}))
-      ->type_name("TYPE")
-      ->capture_default_str();
+  add_kv_dtype_option(command, o.kv_dtype);
 }
 
 void add_random_options(CLI::App& command, Options& o) {

@@ -13,6 +13,7 @@
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/tokenizer_source.h"
 #include "cli/commands.h"
+#include "cli/draft_options.h"
 #include "cli/line_editor.h"
 #include "cli/sampling_options.h"
 #include "runtime/end_ids.h"
@@ -37,6 +38,7 @@ struct Options {
   std::string model, system, precision = "fast";
   int head_bits = 0;
   int64_t max_tokens = 1024, context = 8192;
+  DraftOptions draft;
   SamplingParams sampling;
 };
 
@@ -82,6 +84,7 @@ class Chat {
     if (const auto id = renderer_->turn_end(*tokenizer_)) engine.end_ids.push_back(*id);
     engine.max_sequences = 1;
     engine.kv_pages = PageAllocator::pages_for(std::min(options.context, model->config().max_position));
+    apply_draft_options(options.draft, load, *tokenizer_, engine);
     engine_ = std::make_unique<Engine>(model, engine);
     context.end_report();
     system_ = options.system;
@@ -267,6 +270,7 @@ void add_chat(CLI::App& app, Context& context) {
       ->capture_default_str();
   add_precision_options(command, options->precision, options->head_bits);
   add_sampling_options(command, options->sampling);
+  add_draft_options(command, options->draft);
 }
 
 }  // namespace awq::cli

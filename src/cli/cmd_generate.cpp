@@ -14,6 +14,7 @@
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/tokenizer_source.h"
 #include "cli/commands.h"
+#include "cli/draft_options.h"
 #include "cli/options.h"
 #include "cli/sampling_options.h"
 #include "runtime/end_ids.h"
@@ -25,12 +26,13 @@ namespace awq::cli {
 namespace {
 
 struct Options {
-  std::string model, prompt, load_in, precision = "fast";
+  std::string model, prompt, load_in, precision = "fast", kv_dtype = "float32";
   int head_bits = 0;
   std::string system;  // not empty: chat
   bool chat = false;
   int64_t max_tokens = 128;
   SamplingParams sampling;
+  DraftOptions draft;
   bool ignore_eos = false;
 };
 
@@ -93,6 +95,8 @@ void print_outcome(const Options& options, const std::string& prompt, const Outc
               {"tokens", f.tokens},
               {"prompt_tokens_per_s", number(prompt_rate(f))},
               {"tokens_per_s", number(decode_rate(f))},
+              {"drafted", f.drafted},
+              {"drafts_right", f.drafts_right},
               {"finish_reason", finish_name(f.reason)},
               {"seconds", f.prefill_seconds + f.decode_seconds}});
 }
@@ -101,8 +105,9 @@ void log_speed(const FinishEvent& f) {
   const auto speed = [](const std::optional<double>& v) {
     return v ? fmt::format(" at {:.1f} tokens/s", *v) : "";
   };
-  log(Level::kInfo, "prompt {}{}, generated {}{}, {}", f.prompt_tokens, speed(prompt_rate(f)), f.tokens,
-      speed(decode_rate(f)), f.reason == FinishReason::kStop ? "ended by the model" : "reached the limit");
+  const std::string drafts = f.drafted > 0 ? fmt::format(", {} of {} guesses right", f.drafts_right, f.drafted) : "";
+  log(Level::kInfo, "prompt {}{}, generated {}{}{}, {}", f.prompt_tokens, speed(prompt_rate(f)), f.tokens, speed(decode_rate(f)), drafts,
+      f.reason == FinishReason::kStop ? "ended by the model" : "reached the limit");
 }
 
 // The prompt as the first turn of a conversation, in the model's template.
@@ -179,7 +184,9 @@ int run(const Options& options, const Context& context) {
   load.device = model_device(context);
   load.load_in = load_in_of(options.load_in);
   const auto model = Model::load(*checkpoint, load);
-  const EngineOptions engine = engine_options(*checkpoint, model->config(), request);
+  EngineOptions engine = engine_options(*checkpoint, model->config(), request);
+  engine.kv_dtype = kv_dtype_named(options.kv_dtype);
+  apply_draft_options(options.draft, load, *tokenizer, engine);
   context.end_report();
 
   Outcome outcome;
@@ -221,7 +228,9 @@ void add_generate(CLI::App& app, Context& context) {
       ->capture_default_str();
   command.add_flag("--ignore-eos", options->ignore_eos, "go on after the model's end of text");
   add_precision_options(command, options->precision, options->head_bits);
+  add_kv_dtype_option(command, options->kv_dtype);
   add_sampling_options(command, options->sampling);
+  add_draft_options(command, options->draft);
 }
 
 }  // namespace awq::cli

@@ -16,6 +16,7 @@
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/tokenizer_source.h"
 #include "cli/commands.h"
+#include "cli/draft_options.h"
 #include "cli/options.h"
 #include "runtime/end_ids.h"
 #include "server/api.h"
@@ -34,6 +35,7 @@ struct Options {
   bool no_key = false;
   uint64_t kv_bytes = 0, memory_bytes = 0;
   int64_t max_sequences = 64, max_waiting = 256;
+  DraftOptions draft;
   double request_seconds = 600, drain_seconds = 30;
 };
 
@@ -62,30 +64,45 @@ server::AccessRules access_rules(const Options& o) {
 // What comes on top while serving: connections, requests, answers, the allocator's slack.
 constexpr int64_t kServingBytes = 24 << 20;
 
+// Reads all weights once, so that what is mapped is resident.
+void warm_up(const Model& model) {
+  const int32_t token = 0, position = 0;
+  const SpanView span{0, 1, 0, nullptr};
+  Scratch scratch;
+  std::vector<float> hidden, logits(static_cast<size_t>(model.config().vocab));
+  model.forward({{&token, 1}, {&position, 1}, {&span, 1}}, nullptr, scratch, hidden);
+  model.logits(hidden.data(), 1, logits.data());
+}
+
 // Bytes for keys and values. By default half of the memory that is free.
-int64_t cache_bytes(const Options& o, const ModelConfig& config, const EngineOptions& e) {
+int64_t cache_bytes(const Options& o, const Model& model, const EngineOptions& e) {
   if (o.kv_bytes > 0) return static_cast<int64_t>(o.kv_bytes);
   if (o.memory_bytes == 0) return available_ram_bytes() / 2;
+  warm_up(model);
+  if (e.draft_model) warm_up(*e.draft_model);
   ::malloc_trim(0);  // what loading has freed
   const auto memory = static_cast<int64_t>(o.memory_bytes);
-  const int64_t taken = rss_bytes() + Engine::step_bytes(config, e) + kServingBytes;
+  const int64_t taken = rss_bytes() + Engine::step_bytes(model.config(), e) + kServingBytes;
   if (taken >= memory)
     fail(Code::kBadArgument, "--memory: expected more than {} for weights and buffers, got {}", human_bytes(static_cast<double>(taken)),
          human_bytes(static_cast<double>(memory)));
   return memory - taken;
 }
 
-// The cache gets no more than all places with full contexts could use.
-EngineOptions engine_options(const Options& o, const Checkpoint& checkpoint, const ModelConfig& config) {
+// The cache gets no more than all places with full contexts could use. Pages of a draft model come with it.
+EngineOptions engine_options(const Options& o, const Checkpoint& checkpoint, const Model& model, const LoadOptions& load,
+                             const Tokenizer& tokenizer) {
+  const ModelConfig& config = model.config();
   EngineOptions e;
-  e.kv_dtype = o.kv_dtype == "float32" ? DType::kF32 : o.kv_dtype == "bfloat16" ? DType::kBF16 : DType::kF16;
+  e.kv_dtype = kv_dtype_named(o.kv_dtype);
   e.max_sequences = o.max_sequences;
   e.max_batch_tokens = std::max<int64_t>(512, o.max_sequences);
   e.end_ids = end_ids(checkpoint);
   e.step_seconds = 0.1;
-  const int64_t page = KvCache::page_bytes(config, e.kv_dtype);
+  apply_draft_options(o.draft, load, tokenizer, e);
+  const int64_t page = KvCache::page_bytes(config, e.kv_dtype) + (e.draft_model ? KvCache::page_bytes(e.draft_model->config(), e.kv_dtype) : 0);
   const int64_t most = PageAllocator::pages_for(config.max_position) * o.max_sequences;
-  const int64_t bytes = cache_bytes(o, config, e);
+  const int64_t bytes = cache_bytes(o, model, e);
   e.kv_pages = std::min(bytes / page, most);
   if (e.kv_pages == 0)
     fail(Code::kBadArgument, "memory: {} hold no page of the key/value cache: one takes {}",
@@ -124,7 +141,7 @@ server::ServedModel load(const Options& o, const Context& context) {
   weights.head_bits = o.head_bits;
   weights.device = model_device(context);
   const auto model = Model::load(*checkpoint, weights);
-  EngineOptions engine = engine_options(o, *checkpoint, model->config());
+  EngineOptions engine = engine_options(o, *checkpoint, *model, weights, *m.tokenizer);
   if (const auto chat = chat_renderer(*checkpoint)) {
     if (const auto id = chat->turn_end(*m.tokenizer)) engine.end_ids.push_back(*id);
     Conversation with_tools;
@@ -231,11 +248,8 @@ void add_serve(CLI::App& app, Context& context) {
       ->excludes("--kv-memory")
       ->group(limits);
   add_precision_options(command, o->precision, o->head_bits);
-  command.add_option("--kv-dtype", o->kv_dtype, "float16|bfloat16|float32")
-      ->check(one_of({"float16", "bfloat16", "float32"}))
-      ->type_name("DTYPE")
-      ->capture_default_str()
-      ->group(limits);
+  add_draft_options(command, o->draft);
+  add_kv_dtype_option(command, o->kv_dtype)->group(limits);
   command.add_option("--request-timeout", o->request_seconds, "seconds one request may take; 0: any")
       ->check(CLI::Range(0.0, 1e9))
       ->type_name("S")

@@ -55,6 +55,17 @@ void add_precision_options(CLI::App& command, std::string& precision, int& head_
       ->capture_default_str();
 }
 
+CLI::Option* add_kv_dtype_option(CLI::App& command, std::string& name) {
+  return command.add_option("--kv-dtype", name, "float16|bfloat16|float32|int8: keys and values of earlier tokens")
+      ->check(one_of({"float16", "bfloat16", "float32", "int8"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+}
+
+DType kv_dtype_named(std::string_view name) {
+  return name == "float32" ? DType::kF32 : name == "bfloat16" ? DType::kBF16 : name == "int8" ? DType::kI8 : DType::kF16;
+}
+
 Device model_device(const Context& context) {
   return context.device == "cuda" ? Device::kCuda : Device::kCpu;
 }

@@ -58,6 +58,9 @@ void add_common_options(CLI::App& command, Context& context);
 // --precision fast|exact|bf16 and --head-bits, of commands that run a model.
 void add_precision_options(CLI::App& command, std::string& precision, int& head_bits);
 Precision precision_named(std::string_view name);  // one of the three
+// --kv-dtype, of commands with a key/value cache; its default is what `name` holds.
+CLI::Option* add_kv_dtype_option(CLI::App& command, std::string& name);
+DType kv_dtype_named(std::string_view name);
 // Where --device lets models run; auto is the CPU.
 Device model_device(const Context& context);
 // Refuses --device cuda for work that has no device path.

@@ -19,6 +19,7 @@ KvCache::KvCache(const Model& model, int64_t pages, DType dtype) {
     *this = KvCache(model.config(), pages, dtype);
     return;
   }
+  if (dtype == DType::kI8) fail(Code::kUnsupported, "key/value cache on a GPU: expected 16 bits, got I8");
   pages_ = pages;
   device_bytes_ = pages * model.device()->page_bytes();
   device_ = model.device()->make_cache(pages);
@@ -31,7 +32,7 @@ KvLayerView KvCache::layer(int64_t index) const {
 }
 
 int64_t KvCache::page_bytes(const ModelConfig& config, DType dtype) {
-  return 2 * config.layers * config.kv_heads * kPageTokens * config.head_dim * dtype_size(dtype);
+  return config.layers * KvLayerView{nullptr, dtype, config.kv_heads, config.head_dim}.page_bytes();
 }
 
 Model::Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm,
@@ -64,6 +65,7 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
       device->add_block(spec, weights);
     else
       blocks.push_back(std::make_unique<Block>(config, spec, weights, options.linear()));
+    checkpoint.let_go();  // what was packed
     if (options.progress)
       options.progress({"load", static_cast<double>(i + 1), static_cast<double>(config->layers), "blocks"});
   }
@@ -73,7 +75,9 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
     device->finish(final_norm, head, options.head_bits);
     return std::make_shared<Model>(config, device);
   }
-  return std::make_shared<Model>(config, embedding, final_norm, head, std::move(blocks), options.linear(), options.head_bits);
+  auto model = std::make_shared<Model>(config, embedding, final_norm, head, std::move(blocks), options.linear(), options.head_bits);
+  checkpoint.let_go();
+  return model;
 }
 
 void Model::embed_tokens(std::span<const int32_t> ids, float* hidden) const {

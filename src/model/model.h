@@ -38,7 +38,7 @@ class Model;
 // Pages of kPageTokens tokens for all layers; page numbers are handed out by the caller (runtime/).
 class KvCache {
  public:
-  KvCache(const ModelConfig& config, int64_t pages, DType dtype);  // dtype F32, F16 or BF16
+  KvCache(const ModelConfig& config, int64_t pages, DType dtype);  // dtype F32, F16, BF16 or I8
   // Where the model runs; on a device in the activations' 16-bit type whatever dtype says.
   KvCache(const Model& model, int64_t pages, DType dtype);
   int64_t pages() const { return pages_; }

@@ -15,12 +15,14 @@ namespace {
 constexpr int64_t kLogitRows = 64;
 
 EngineOptions checked(EngineOptions o, const ModelConfig& config) {
-  if (o.kv_dtype != DType::kF32 && o.kv_dtype != DType::kF16 && o.kv_dtype != DType::kBF16)
-    fail(Code::kBadArgument, "key/value cache: expected F32, F16 or BF16, got {}", dtype_name(o.kv_dtype));
+  if (o.kv_dtype != DType::kF32 && o.kv_dtype != DType::kF16 && o.kv_dtype != DType::kBF16 && o.kv_dtype != DType::kI8)
+    fail(Code::kBadArgument, "key/value cache: expected F32, F16, BF16 or I8, got {}", dtype_name(o.kv_dtype));
   if (o.max_sequences < 1 || o.max_batch_tokens < o.max_sequences)
     fail(Code::kBadArgument,
          "max_batch_tokens: expected at least max_sequences, and that at least 1, got {} and {}",
          o.max_batch_tokens, o.max_sequences);
+  if (o.draft_tokens < 0 || o.draft_tokens > kMostDrafts)
+    fail(Code::kBadArgument, "draft_tokens: expected 0 to {}, got {}", kMostDrafts, o.draft_tokens);
   const int64_t page_bytes = KvCache::page_bytes(config, o.kv_dtype);
   if (o.kv_pages == 0) {
     o.kv_pages = o.kv_bytes > 0 ? o.kv_bytes / page_bytes : PageAllocator::pages_for(config.max_position);
@@ -78,7 +80,10 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
       cache_(*model_, options_.kv_pages, options_.kv_dtype),
       // Cached keys whose rotation depends on a sequence's final length belong to that sequence alone.
       scheduler_(options_.kv_pages, options_.max_batch_tokens, options_.max_sequences,
-                 options_.share_prefixes && !model_->config().rope.depends_on_length()) {}
+                 options_.share_prefixes && !model_->config().rope.depends_on_length()) {
+  if (options_.draft_tokens > 0 && options_.draft_model)
+    draft_model_ = std::make_unique<DraftModel>(options_.draft_model, options_.kv_pages, options_.kv_dtype, options_.max_batch_tokens);
+}
 
 int64_t Engine::max_tokens() const {
   return std::min(model_->config().max_position, options_.kv_pages * kPageTokens);
@@ -131,15 +136,17 @@ void Engine::wait(double seconds) {
 }
 
 bool Engine::step() {
-  const std::vector<Slice> slices = schedule();
+  std::vector<Slice> slices = schedule();
   if (slices.empty()) return false;
   const double start = now_seconds();
+  make_drafts(slices);
   forward(slices);
   compute_rows(wanted_rows(slices));
   // Chunks of prompts are sized by what their tokens cost of late, the decodes beside them included.
-  if (const auto tokens = static_cast<int64_t>(tokens_.size());
-      tokens >= 2 * static_cast<int64_t>(slices.size())) {
-    const double cost = (now_seconds() - start) / static_cast<double>(tokens);
+  int64_t tokens = 0;
+  for (const Slice& slice : slices) tokens += slice.tokens;
+  if (tokens >= 2 * static_cast<int64_t>(slices.size())) {
+    const double cost = (now_seconds() - start) / static_cast<double>(tokens_.size());
     double& smoothed = seconds_per_prompt_token_;
     smoothed = smoothed == 0 ? cost : 0.7 * smoothed + 0.3 * cost;
   }
@@ -209,9 +216,43 @@ std::vector<Slice> Engine::schedule() {
   release_finished();
   const std::lock_guard lock(mutex_);
   has_changed_ = false;
+  if (options_.draft_tokens > 0) want_drafts();
   std::vector<Slice> slices = scheduler_.plan(prompt_room());
   for (const Slice& slice : slices) count_prompt(*slice.sequence);
   return slices;
+}
+
+void Engine::want_drafts() {
+  int64_t decodes = 0;
+  const auto may = [](const Sequence& s) { return !s.finished && s.pending() == 1 && s.generated() > 0; };
+  scheduler_.for_each_running([&](Sequence& s) {
+    s.draft_wanted = 0;
+    decodes += may(s);
+  });
+  if (decodes == 0) return;
+  const int64_t room = (std::min(kMostDrafts + 1, options_.max_batch_tokens) - decodes) / decodes;
+  scheduler_.for_each_running([&](Sequence& s) {
+    if (!may(s)) return;
+    const int64_t n = s.draft_length.next(std::max<int64_t>(0, std::min({options_.draft_tokens, room, s.max_tokens - s.generated() - 1})));
+    if (!draft_model_) s.lookup.guess(s.tokens, n, s.draft);
+    s.draft_wanted = draft_model_ ? n : static_cast<int64_t>(s.draft.size());
+  });
+}
+
+// The guesses themselves, as many as the plan has room for.
+void Engine::make_drafts(std::vector<Slice>& slices) {
+  if (draft_model_) {
+    std::vector<DraftModel::Wanted> wanted;
+    for (const Slice& slice : slices)
+      if (slice.drafts > 0) wanted.push_back({slice.sequence, slice.drafts});
+    draft_model_->guess(wanted);
+  }
+  const auto vocab = static_cast<int32_t>(model_->config().vocab);
+  for (Slice& slice : slices) {
+    const auto& draft = slice.sequence->draft;
+    const auto end = draft.begin() + std::min(slice.drafts, static_cast<int64_t>(draft.size()));
+    slice.drafts = std::find_if(draft.begin(), end, [vocab](int32_t id) { return id >= vocab; }) - draft.begin();
+  }
 }
 
 // What was found in the cache counts as read; a prompt with several answers counts once.
@@ -230,29 +271,32 @@ void Engine::forward(const std::vector<Slice>& slices) {
   lengths_.clear();
   for (const Slice& slice : slices) {
     const Sequence& s = *slice.sequence;
-    spans_.push_back({static_cast<int64_t>(tokens_.size()), slice.tokens, s.past, s.pages.data()});
+    const int64_t n = slice.tokens + slice.drafts;
+    spans_.push_back({static_cast<int64_t>(tokens_.size()), n, s.past, s.pages.data()});
     lengths_.push_back(s.prompt_size() + s.max_tokens);
-    for (int64_t i = s.past; i < s.past + slice.tokens; ++i) {
-      tokens_.push_back(s.tokens[static_cast<size_t>(i)]);
+    for (int64_t i = s.past; i < s.past + n; ++i) {
+      tokens_.push_back(i < s.size() ? s.tokens[static_cast<size_t>(i)] : s.draft[static_cast<size_t>(i - s.size())]);
       positions_.push_back(static_cast<int32_t>(i));
     }
   }
   model_->forward({tokens_, positions_, spans_, lengths_}, &cache_, scratch_, hidden_);
 }
 
-// The next token of every sequence whose pending tokens were all run; of a prompt only what was asked for.
+// The next token of every sequence whose pending tokens were all run, and those after its guesses; of a prompt only what was
+// asked for.
 std::vector<Engine::Row> Engine::wanted_rows(const std::vector<Slice>& slices) const {
   std::vector<Row> rows;
   for (size_t i = 0; i < slices.size(); ++i) {
     Sequence& s = *slices[i].sequence;
-    const auto add = [&](int64_t position, bool draw) {
-      rows.push_back({&s, position, spans_[i].first + position - s.past, draw});
+    const auto add = [&](int64_t position, bool draw, int64_t draft = 0) {
+      rows.push_back({&s, position, spans_[i].first + position - s.past, draw, draft});
     };
     if (s.wants_prompt_logprobs())
       for (int64_t p = std::max(s.past, static_cast<int64_t>(s.prompt_logprobs.size()));
            p < s.past + slices[i].tokens && p + 1 < s.prompt_size(); ++p)
         add(p, false);
-    if (slices[i].last() && s.max_tokens > 0) add(s.size() - 1, true);
+    if (slices[i].last() && s.max_tokens > 0)
+      for (int64_t d = 0; d <= slices[i].drafts; ++d) add(s.size() - 1 + d, true, d);
   }
   return rows;
 }
@@ -260,10 +304,11 @@ std::vector<Engine::Row> Engine::wanted_rows(const std::vector<Slice>& slices) c
 void Engine::compute_rows(const std::vector<Row>& rows) {
   const int64_t dim = model_->config().hidden, vocab = model_->config().vocab;
   const auto count = static_cast<int64_t>(rows.size());
-  std::vector<Drawn> results(rows.size());
-  for (int64_t begin = 0; begin < count; begin += kLogitRows) {
-    const int64_t n = std::min(kLogitRows, count - begin);
+  drawn_.clear();
+  for (int64_t begin = 0, n = 0; begin < count; begin += n) {
+    n = std::min(kLogitRows, count - begin);
     const Row* chunk = rows.data() + begin;
+    while (begin + n < count && chunk[n].draft > 0) --n;  // a draw and those after its guesses stay together
     rows_.clear();
     for (int64_t i = 0; i < n; ++i) {
       const float* row = hidden_.data() + chunk[i].hidden * dim;
@@ -271,42 +316,61 @@ void Engine::compute_rows(const std::vector<Row>& rows) {
     }
     if (static_cast<int64_t>(logits_.size()) < n * vocab) logits_.resize(static_cast<size_t>(n * vocab));
     model_->logits(rows_.data(), n, logits_.data());
-    const auto logits = [&](int64_t i) {
-      return std::span(logits_.data() + i * vocab, static_cast<size_t>(vocab));
+    struct Group {
+      std::span<const Row> rows;
+      float* logits;
+      std::vector<Drawn> drawn;
     };
+    std::vector<Group> groups;
+    for (int64_t i = 0, end = 0; i < n; i = end) {
+      for (end = i + 1; end < n && chunk[end].draft > 0;) ++end;
+      groups.push_back({{chunk + i, static_cast<size_t>(end - i)}, logits_.data() + i * vocab, {}});
+    }
     // A caller's own function may not be ready for several threads.
-    std::vector<uint8_t> done(static_cast<size_t>(n), 0);
-    const auto run = [&](int64_t i) {
-      if (!done[static_cast<size_t>(i)])
-        results[static_cast<size_t>(begin + i)] = use_row(chunk[i], logits(i));
-    };
-    for (int64_t i = 0; i < n; ++i)
-      if (chunk[i].draw && chunk[i].sequence->request->adjust_logits) {
-        run(i);
-        done[static_cast<size_t>(i)] = 1;
-      }
-    parallel_for(n, run);
-  }
-  drawn_.clear();
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i].draw)
-      drawn_.push_back(std::move(results[i]));
-    else
-      rows[i].sequence->prompt_logprobs.push_back(std::move(results[i].logprobs));
+    const auto is_callers = [](const Group& group) { return group.rows[0].draw && group.rows[0].sequence->request->adjust_logits; };
+    const auto run = [&](Group& group) { group.drawn = draw(group.rows, group.logits); };
+    for (Group& group : groups)
+      if (is_callers(group)) run(group);
+    parallel_for(static_cast<int64_t>(groups.size()), [&](int64_t i) {
+      if (Group& group = groups[static_cast<size_t>(i)]; !is_callers(group)) run(group);
+    });
+    for (Group& group : groups) {
+      if (group.rows[0].draw)
+        drawn_.push_back(std::move(group.drawn));
+      else
+        group.rows[0].sequence->prompt_logprobs.push_back(std::move(group.drawn[0].logprobs));
+    }
   }
 }
 
-// An error here is the sequence's own. Rows of one sequence are never drawn and failed in the same step by
-// two threads: only a draw writes.
-Engine::Drawn Engine::use_row(const Row& row, std::span<float> logits) const {
-  Sequence& s = *row.sequence;
-  const Request& request = *s.request;
-  Drawn out;
-  if (!row.draw) {
-    const int32_t next = s.tokens[static_cast<size_t>(row.position) + 1];
-    out.logprobs = token_logprobs(logits, next, request.prompt_logprobs);
+// The rows of one sequence: a draw, and while guesses turn out right one after each; those become tokens of the sequence. Fewer
+// when a draw fails. Or a row of its prompt. Rows of one sequence are never drawn and failed in the same step by two threads:
+// only a draw writes.
+std::vector<Engine::Drawn> Engine::draw(std::span<const Row> rows, float* logits) const {
+  Sequence& s = *rows[0].sequence;
+  const auto vocab = static_cast<size_t>(model_->config().vocab);
+  std::vector<Drawn> out;
+  if (!rows[0].draw) {
+    const int32_t next = s.tokens[static_cast<size_t>(rows[0].position) + 1];
+    out.push_back({0, token_logprobs(std::span(logits, vocab), next, s.request->prompt_logprobs)});
     return out;
   }
+  for (size_t i = 0; i < rows.size(); ++i) {
+    auto drawn = draw_one(s, std::span(logits + i * vocab, vocab));
+    if (!drawn) break;
+    out.push_back(std::move(*drawn));
+    const int32_t token = out.back().token;
+    if (i + 1 == rows.size() || token != s.draft[i] || ends(*s.request, token)) break;
+    s.tokens.push_back(token);
+    s.sampler.accept(token);
+  }
+  return out;
+}
+
+// Nothing: an error, which is the sequence's own.
+std::optional<Engine::Drawn> Engine::draw_one(Sequence& s, std::span<float> logits) const {
+  const Request& request = *s.request;
+  Drawn out;
   try {
     std::vector<float> raw;
     if (request.logprobs >= 0) raw.assign(logits.begin(), logits.end());
@@ -317,33 +381,45 @@ Engine::Drawn Engine::use_row(const Row& row, std::span<float> logits) const {
   } catch (const Error& error) {
     s.finished = FinishReason::kError;
     s.error = error.what();
+    return std::nullopt;
   }
   return out;
 }
 
 void Engine::call_back(const std::vector<Slice>& slices) {
   const double now = now_seconds();
-  size_t next = 0;
-  std::vector<Sequence*> due;
+  struct Due {
+    Sequence* sequence;
+    std::span<const Drawn> drawn;
+    int64_t right;  // guesses that are tokens of it by now
+  };
+  std::vector<Due> due;
   {
     const std::lock_guard lock(mutex_);
+    size_t next = 0;
     for (const Slice& slice : slices) {
-      const bool last = slice.last();
-      if (last) due.push_back(slice.sequence);
+      Sequence& s = *slice.sequence;
+      const bool failed = s.finished == FinishReason::kError;
+      int64_t right = 0;
+      if (slice.last()) {
+        std::span<const Drawn> drawn;
+        if (s.max_tokens > 0) drawn = drawn_[next++];
+        right = static_cast<int64_t>(drawn.size()) - (failed || drawn.empty() ? 0 : 1);
+        due.push_back({&s, drawn, right});
+      }
       // What no number came out of must not be found by others.
-      if (slice.sequence->finished != FinishReason::kError) scheduler_.advance(slice);
-      count_prompt(*slice.sequence);
+      if (!failed) scheduler_.advance(slice, right);
+      learn_drafts(slice, right);
+      count_prompt(s);
     }
   }
-  int64_t drawn = 0;
-  for (Sequence* s : due) {
+  int64_t count = 0;
+  for (const auto& [s, drawn, right] : due) {
     const Request& request = *s->request;
     const bool first = s->first_token_at == 0;
     if (first) s->first_token_at = now;
     s->last_token_at = now;
-    const Drawn none;
-    const Drawn& token = s->max_tokens > 0 ? drawn_[next++] : none;
-    if (s->finished) continue;
+    if (s->finished && right == 0) continue;
     if (first && request.prompt_logprobs >= 0 && !check_prompt_logprobs(*s)) continue;
     if (first && s->choice == 0 && request.on_prompt && request.prompt_logprobs >= 0)
       request.on_prompt(s->id, s->prompt_logprobs);
@@ -351,31 +427,51 @@ void Engine::call_back(const std::vector<Slice>& slices) {
       s->finished = FinishReason::kLength;
       continue;
     }
-    const int64_t before = s->generated();
-    take_drawn(*s, token);
-    drawn += s->generated() - before;
+    const int64_t before = s->generated() - right;
+    take_drawn(*s, drawn, right);
+    count += s->generated() - before;
   }
   const std::lock_guard lock(mutex_);
   ++counts_.steps;
-  counts_.generated_tokens += drawn;
+  counts_.generated_tokens += count;
 }
 
-void Engine::take_drawn(Sequence& s, const Drawn& drawn) {
+void Engine::learn_drafts(const Slice& slice, int64_t right) {
+  if (options_.draft_tokens == 0 || !slice.last()) return;
+  Sequence& s = *slice.sequence;
+  s.draft_length.learn(slice.drafts, right);
+  // A draft model has read what was guessed: what was right of it stays.
+  s.draft_past = std::min(s.draft_past, s.past);
+  s.drafted += slice.drafts;
+  s.drafts_right += right;
+  counts_.drafted += slice.drafts;
+  counts_.drafts_right += right;
+}
+
+// The first `right` of the tokens drawn were guessed and are tokens of the sequence already; one more may follow.
+void Engine::take_drawn(Sequence& s, std::span<const Drawn> drawn, int64_t right) {
   const Request& request = *s.request;
-  if (ends(request, drawn.token)) {
-    s.stop_id = drawn.token;
-    if (request.logprobs >= 0) s.stop_logprobs = drawn.logprobs;
-    s.finished = FinishReason::kStop;
-    return;
+  const int64_t first = s.generated() - right;
+  for (int64_t i = 0; i < static_cast<int64_t>(drawn.size()); ++i) {
+    const Drawn& d = drawn[static_cast<size_t>(i)];
+    if (i == right) {
+      if (ends(request, d.token)) {
+        s.stop_id = d.token;
+        if (request.logprobs >= 0) s.stop_logprobs = d.logprobs;
+        s.finished = FinishReason::kStop;
+        return;
+      }
+      s.tokens.push_back(d.token);
+      s.sampler.accept(d.token);
+    }
+    const TokenEvent event{s.id, d.token, first + i, s.choice, request.logprobs >= 0 ? &d.logprobs : nullptr};
+    if (request.on_token && !request.on_token(event)) {
+      s.tokens.resize(static_cast<size_t>(s.prompt_size() + first + i + 1));  // what was not handed out is not part of the answer
+      s.finished = FinishReason::kCancelled;
+      return;
+    }
   }
-  s.tokens.push_back(drawn.token);
-  s.sampler.accept(drawn.token);
-  const TokenEvent event{s.id, drawn.token, s.generated() - 1, s.choice,
-                         request.logprobs >= 0 ? &drawn.logprobs : nullptr};
-  if (request.on_token && !request.on_token(event))
-    s.finished = FinishReason::kCancelled;
-  else if (s.generated() == s.max_tokens)
-    s.finished = FinishReason::kLength;
+  if (!s.finished && s.generated() == s.max_tokens) s.finished = FinishReason::kLength;
 }
 
 bool Engine::ends(const Request& request, int32_t token) const {
@@ -403,6 +499,8 @@ void Engine::release_finished() {
     e.prompt_tokens = s->prompt_size();
     e.tokens = s->generated();
     e.reused_tokens = s->reused.value_or(0);
+    e.drafted = s->drafted;
+    e.drafts_right = s->drafts_right;
     e.error = s->error;
     const double started = s->started_at > 0 ? s->started_at : now_seconds();
     e.waiting_seconds = started - s->added_at;

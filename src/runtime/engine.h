@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,7 +17,7 @@
 namespace awq {
 
 struct EngineOptions {
-  DType kv_dtype = DType::kF32;    // F32, F16 or BF16
+  DType kv_dtype = DType::kF32;    // F32, F16, BF16 or I8
   int64_t kv_pages = 0;            // pages of kPageTokens tokens; 0: as many as kv_bytes hold
   int64_t kv_bytes = 0;            // 0 (and no kv_pages): one sequence as long as the model's context
   int64_t max_batch_tokens = 512;  // tokens of one forward: the chunk in which prompts are read
@@ -29,6 +30,10 @@ struct EngineOptions {
   double step_seconds = 0;
   // Requests go on from pages of earlier ones that begin with the same tokens.
   bool share_prefixes = true;
+  // Up to so many tokens of each sequence are guessed ahead and checked in one step (drafting.h), while few sequences decode; 0:
+  // none. The text does not change. Guesses come from the text itself, or from a smaller model of the same tokens.
+  int64_t draft_tokens = 0;
+  std::shared_ptr<const Model> draft_model = nullptr;
 };
 
 struct EngineStats {
@@ -38,6 +43,7 @@ struct EngineStats {
   // Since the engine was made. Of the prompt tokens so many were found in the cache.
   int64_t steps = 0, prompt_tokens = 0, generated_tokens = 0, reused_tokens = 0;
   int64_t preemptions = 0;  // times a sequence gave up its pages
+  int64_t drafted = 0, drafts_right = 0;  // tokens guessed, and how many of them were drawn
 };
 
 // add(), cancel(), stats() and wake() may be called from any thread; the others from one at a time.
@@ -78,6 +84,7 @@ class Engine {
     int64_t position;
     int64_t hidden;  // row of hidden_
     bool draw;       // else for the log-probability of the prompt's next token
+    int64_t draft = 0;  // so many guesses before it
   };
   struct Drawn {
     int32_t token = 0;
@@ -85,13 +92,17 @@ class Engine {
   };
 
   std::vector<Slice> schedule();
+  void want_drafts();
+  void make_drafts(std::vector<Slice>& slices);
   int64_t prompt_room() const;
   void forward(const std::vector<Slice>& slices);
   std::vector<Row> wanted_rows(const std::vector<Slice>& slices) const;
   void compute_rows(const std::vector<Row>& rows);
-  Drawn use_row(const Row& row, std::span<float> logits) const;
+  std::vector<Drawn> draw(std::span<const Row> rows, float* logits) const;
+  std::optional<Drawn> draw_one(Sequence& sequence, std::span<float> logits) const;
   void call_back(const std::vector<Slice>& slices);
-  void take_drawn(Sequence& sequence, const Drawn& drawn);
+  void take_drawn(Sequence& sequence, std::span<const Drawn> drawn, int64_t right);
+  void learn_drafts(const Slice& slice, int64_t right);
   bool ends(const Request& request, int32_t token) const;
   void count_prompt(Sequence& sequence);
   void release_finished();
@@ -110,11 +121,12 @@ class Engine {
 
   // Buffers of a step, reused.
   std::vector<int32_t> tokens_, positions_;
-  std::vector<Drawn> drawn_;  // of the slices that are last, in order
+  std::vector<std::vector<Drawn>> drawn_;  // of the slices that are last, in order: with guesses that were right more than one
   std::vector<SpanView> spans_;
   std::vector<int64_t> lengths_;
   Scratch scratch_;
   std::vector<float> hidden_, rows_, logits_;
+  std::unique_ptr<DraftModel> draft_model_;
   double seconds_per_prompt_token_ = 0;  // smoothed; 0: not measured yet
 };
 

@@ -36,6 +36,7 @@ struct FinishEvent {
   double decode_seconds = 0;   // from the first token to the last
   int32_t choice = 0;
   int64_t reused_tokens = 0;  // of the prompt, found in the cache when it was first admitted
+  int64_t drafted = 0, drafts_right = 0;  // tokens guessed, and how many of them were drawn
   std::string error = {};     // kError: what went wrong, one line
 };
 

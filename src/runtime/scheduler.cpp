@@ -57,7 +57,7 @@ bool Scheduler::admit_next() {
 void Scheduler::preempt_last() {
   Sequence& last = *running_.back();
   pages_.release(last.pages);
-  last.published = last.past = 0;
+  last.published = last.past = last.draft_past = 0;
   waiting_.push_front(std::move(running_.back()));
   running_.pop_back();
   ++preemptions_;
@@ -76,20 +76,33 @@ bool Scheduler::grow(size_t index) {
   return true;
 }
 
+// How many of the guesses wanted have room; nobody gives up pages for them.
+int64_t Scheduler::grow_for_drafts(Sequence& s) {
+  if (s.draft_wanted == 0) return 0;
+  const auto room = [&] { return static_cast<int64_t>(s.pages.size()) * kPageTokens - s.size(); };
+  while (room() < s.draft_wanted && pages_.allocate(1, s.pages)) {
+  }
+  return std::min(s.draft_wanted, room());
+}
+
 std::vector<Slice> Scheduler::plan(int64_t prompt_tokens) {
   release_siblings();
   std::vector<Slice> slices;
   for (size_t i = 0; i < running_.size(); ++i) {
     if (running_[i]->pending() != 1) continue;
     if (!grow(i)) break;
-    slices.push_back({running_[i].get(), 1});
+    slices.push_back({running_[i].get(), 1, 1});
   }
   const auto decodes = static_cast<int64_t>(slices.size());
   int64_t room = max_batch_tokens_ - decodes;
+  for (Slice& slice : slices) {
+    slice.drafts = std::min(room, grow_for_drafts(*slice.sequence));
+    room -= slice.drafts;
+  }
   if (decodes > 0) room = std::min(room, prompt_tokens);
   const auto take = [&](Sequence& sequence) {
     const int64_t tokens = std::min(sequence.pending(), room);
-    if (tokens > 0) slices.push_back({&sequence, tokens});
+    if (tokens > 0) slices.push_back({&sequence, tokens, sequence.pending()});
     room -= tokens;
   };
   for (const auto& sequence : running_)
@@ -98,9 +111,9 @@ std::vector<Slice> Scheduler::plan(int64_t prompt_tokens) {
   return slices;
 }
 
-void Scheduler::advance(const Slice& slice) {
+void Scheduler::advance(const Slice& slice, int64_t right) {
   Sequence& s = *slice.sequence;
-  s.past += slice.tokens;
+  s.past += slice.tokens + right;
   if (!share_prefixes_) return;
   for (; (s.published + 1) * kPageTokens <= s.past; ++s.published) {
     PageTokens tokens;
@@ -139,6 +152,10 @@ std::vector<std::unique_ptr<Sequence>> Scheduler::take_finished() {
   move_finished(running_);
   move_finished(waiting_);
   return out;
+}
+
+void Scheduler::for_each_running(const std::function<void(Sequence&)>& visit) {
+  for (const auto& s : running_) visit(*s);
 }
 
 void Scheduler::for_each(const std::function<void(Sequence&)>& visit) {

@@ -20,8 +20,10 @@ namespace awq {
 
 struct Slice {
   Sequence* sequence = nullptr;
-  int64_t tokens = 0;                                          // the next so many of its pending ones
-  bool last() const { return tokens == sequence->pending(); }  // its logits are wanted
+  int64_t tokens = 0;   // the next so many of its pending ones
+  int64_t pending = 0;  // when planned
+  int64_t drafts = 0;   // so many guesses behind them, when last
+  bool last() const { return tokens == pending; }  // its logits are wanted
 };
 
 class Scheduler {
@@ -34,12 +36,13 @@ class Scheduler {
   // The next step; empty when nothing waits or runs. At most so many tokens of prompts beside running
   // decodes.
   std::vector<Slice> plan(int64_t prompt_tokens = std::numeric_limits<int64_t>::max());
-  // The model has run the slice: its tokens are in the cache.
-  void advance(const Slice& slice);
+  // The model has run the slice: its tokens and the guesses that were right are in the cache, and those in Sequence::tokens.
+  void advance(const Slice& slice, int64_t right = 0);
   // Takes the finished ones out and frees their pages.
   std::vector<std::unique_ptr<Sequence>> take_finished();
   // All that are here, waiting siblings included.
   void for_each(const std::function<void(Sequence&)>& visit);
+  void for_each_running(const std::function<void(Sequence&)>& visit);
 
   int64_t waiting() const;
   int64_t running() const { return static_cast<int64_t>(running_.size()); }
@@ -50,6 +53,7 @@ class Scheduler {
   void release_siblings();
   bool admit_next();
   bool grow(size_t index);
+  int64_t grow_for_drafts(Sequence& sequence);
   void preempt_last();
 
   PageAllocator pages_;

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/drafting.h"
 #include "runtime/page_allocator.h"
 #include "runtime/request.h"
 
@@ -41,6 +42,12 @@ struct Sequence {
   std::vector<int32_t> pages;     // cover at least `past` tokens
   int64_t published = 0;          // of these pages, known to others
   int64_t past = 0;               // tokens whose keys and values are in the cache
+  std::vector<int32_t> draft;     // guesses of what follows tokens
+  int64_t draft_wanted = 0;       // so many in the next step
+  int64_t draft_past = 0;         // tokens and guesses a draft model has in its cache
+  PromptLookup lookup;
+  DraftLength draft_length;
+  int64_t drafted = 0, drafts_right = 0;
   int64_t prompt_counted = 0;     // prompt tokens already in the statistics
   std::optional<int64_t> reused;  // of the first admission
   std::vector<TokenLogprobs> prompt_logprobs;

@@ -121,6 +121,8 @@ std::string Service::metrics_text() const {
   counter("awq_prompt_tokens_reused_total", "Tokens of prompts found in the cache.", s.reused_tokens);
   counter("awq_generated_tokens_total", "Tokens generated.", s.generated_tokens);
   counter("awq_steps_total", "Forward passes.", s.steps);
+  counter("awq_draft_tokens_total", "Tokens guessed ahead.", s.drafted);
+  counter("awq_draft_tokens_right_total", "Of these, tokens that the model then drew.", s.drafts_right);
   counter("awq_preemptions_total", "Times a sequence gave up its pages.", s.preemptions);
   counter("awq_requests_done_total", "Requests answered.", metrics_.requests_done.load());
   counter("awq_requests_failed_total", "Requests that ended with an error.", metrics_.requests_failed.load());

@@ -11,10 +11,10 @@ stopping   SIGTERM while 64 streams run: all of them finish, the process exits w
 idle       10,000 connections that send nothing, held for 2 minutes: at most 32 KiB of resident memory each, and the time to the first
            token of two clients beside them at most 25 % longer at p99 than before (median of five rounds without and with).
 slow       5,000 connections that send their head a byte every two seconds and come back when they are refused: the same.
-memory     as many sequences of 2,048 tokens as the cache is planned for under `--memory` run together, none gives up its place and
-           resident memory stays below it, by at most 5 % of what the sequences take; one sequence more does not fit.
+memory     as many sequences of 2,048 tokens as the cache is planned for under `--memory MIB` run together, none gives up its place and
+           resident memory stays below it; by what they take each, at most 5 % more would have fitted into it.
 
---requests N, --leavers N, --seconds N, --rounds N, --hold SECONDS, --alone SECONDS make it smaller. Needs Python alone, and Linux for /proc. Prints a JSON object for each
+--requests N, --leavers N, --seconds N, --rounds N, --hold SECONDS, --alone SECONDS, --answer TOKENS (of stopping) make it smaller. Needs Python alone, and Linux for /proc. Prints a JSON object for each
 part and ends with 1 when one fails. Works as well on a build with a sanitizer: its reports fail the run through the exit status.
 """
 import argparse, asyncio, itertools, json, multiprocessing, os, random, re, resource, selectors, signal, socket, statistics, struct, subprocess, sys, threading, time
@@ -207,7 +207,7 @@ async def stopping(server, o):
     begun, dice = set(), random.Random(4)
     def opened(k):
         return lambda out: begun.add(k) if b"data: " in out else None
-    tasks = [asyncio.create_task(ask(server.port, request(dice, 160, stream=True), opened=opened(k))) for k in range(64)]
+    tasks = [asyncio.create_task(ask(server.port, request(dice, o.answer, stream=True), opened=opened(k))) for k in range(64)]
     while len(begun) < 64 and not any(task.done() for task in tasks):
         await asyncio.sleep(0.005)
     running = 64 - sum(task.done() for task in tasks)
@@ -309,32 +309,28 @@ async def slow(server, o):
 
 
 async def memory(server, o):
-    """Sequences begin short and end together, so that all are long at the end; one more than planned must have to wait or be put back."""
+    """All the sequences the cache is planned for at once; those that have read their prompt go on slowly while the others read theirs."""
     length, prompt = 2048, 1024
     planned, dice = server.cache_tokens // length, random.Random(6)
     loaded, budget = server.resident_mb(), o.memory
-    reports, peak = [], 0
-    for count in planned, planned + 1:
-        before = await server.metrics()
-        # Token ids, no two prompts alike, so that nothing is shared.
-        bodies = [{"prompt": [dice.randint(100, 10_000) for _ in range(prompt)], "max_tokens": length - prompt, "ignore_eos": True, "temperature": 0} for _ in range(count)]
-        tasks = [asyncio.create_task(ask(server.port, body)) for body in bodies]
-        most = 0
-        while not all(task.done() for task in tasks):
-            m = await server.metrics()
-            most = max(most, int(m["awq_sequences_running"]))
-            peak = max(peak, server.resident_mb())
-            await asyncio.sleep(0.2)
-        after = await server.metrics()
-        reports.append({"sequences": count, "answered": sum(task.result()[0] == 200 for task in tasks), "most_running": most,
-                        "preemptions": int(after["awq_preemptions_total"] - before["awq_preemptions_total"])})
-    fits, over = reports
-    each = (peak - loaded) * length / server.cache_tokens  # with its share of what else grows
-    unused = (budget - peak) / each
-    ok = fits["answered"] == fits["most_running"] == planned and fits["preemptions"] == 0
-    ok = ok and (over["preemptions"] > 0 or over["most_running"] <= planned) and over["answered"] == planned + 1 and 0 <= unused <= 0.05 * planned
-    return ok, {"planned": planned, "memory_mib": budget, "loaded_mib": round(loaded, 1), "peak_mib": round(peak, 1), "mib_each": round(each, 1),
-                "would_still_fit": round(unused, 2), "runs": reports}
+    # Token ids, no two prompts alike, so that nothing is shared.
+    bodies = [{"prompt": [dice.randint(100, 10_000) for _ in range(prompt)], "max_tokens": length - prompt, "ignore_eos": True, "temperature": 0} for _ in range(planned)]
+    tasks = [asyncio.create_task(ask(server.port, body)) for body in bodies]
+    running, pages, peak = 0, 0, 0
+    while not all(task.done() for task in tasks):
+        m = await server.metrics()
+        running, pages = max(running, int(m["awq_sequences_running"])), max(pages, int(m["awq_kv_pages_used"] + m["awq_kv_pages_kept"]))
+        peak = max(peak, server.resident_mb())
+        await asyncio.sleep(0.2)
+    m = await server.metrics()
+    answered, preemptions = sum(task.result()[0] == 200 for task in tasks), int(m["awq_preemptions_total"])
+    # A page is resident once it was used, and those of finished sequences, which are kept, are used again last: in the end every
+    # sequence has had pages of its own, and `pages` counts them.
+    each = (peak - loaded) * (length / 16) / pages
+    measured = planned + (budget - peak) / each - (server.cache_tokens / length - planned)
+    ok = answered == running == planned and preemptions == 0 and peak <= budget and pages >= 0.95 * planned * length / 16 and measured <= 1.05 * planned
+    return ok, {"planned": planned, "memory_mib": budget, "loaded_mib": round(loaded, 1), "peak_mib": round(peak, 1), "pages": pages, "mib_each": round(each, 1),
+                "measured": round(measured, 2), "running": running, "preemptions": preemptions}
 
 
 PARTS = {"identical": (identical, ["--kv-memory", "16MB", "--max-sequences", "24"]),
@@ -354,6 +350,7 @@ def main():
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--leavers", type=int, default=10000)
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--answer", type=int, default=160, metavar="TOKENS")
     parser.add_argument("--memory", type=int, default=1024, metavar="MIB")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hold", type=float, default=120)

@@ -4,10 +4,12 @@
 // Dao et al. 2022); tiles wholly above the diagonal or outside the window are skipped.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "kernels/cpu/int8_table.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/simd_table.h"
 #include "kernels/ops.h"
@@ -31,6 +33,12 @@ struct KeySource {
   int64_t ld = 0;
   const KvLayerView* cache = nullptr;
 
+  bool is_int8() const { return cache && cache->dtype == DType::kI8; }
+  // The scales of int8 rows; of the keys, those of the values are half a page further.
+  const std::byte* scale_at(const SpanView& span, int64_t head, int64_t position) const {
+    return cache->base + span.pages[position / kPageTokens] * cache->page_bytes() + cache->scales_at() +
+           (head * kPageTokens + position % kPageTokens) * 4;
+  }
   // Addresses of the rows of one head at positions [begin, begin + n).
   void rows(const SpanView& span, int64_t head, int64_t head_dim, int64_t begin, int64_t n, const void** keys,
             const void** values) const {
@@ -153,6 +161,7 @@ class Attention {
   void run_task(const Task& task) const;
   void load_queries(const Task& task, Workspace& w, int64_t rows) const;
   void load_keys(const Task& task, int64_t begin, int64_t n, Workspace& w) const;
+  void load_int8(const Task& task, int64_t begin, int64_t n, const void** keys, const void** values, Workspace& w) const;
   void tile_step(const Task& task, int64_t key0, int64_t keys, int64_t row0, int64_t rows,
                  Workspace& w) const;
   void store_partial(const Task& task, const Partial& chunk, int64_t rows) const;
@@ -245,6 +254,7 @@ void Attention::load_keys(const Task& task, int64_t begin, int64_t n, Workspace&
   const void* values[simd::kKeyBlock];
   const int64_t dim = shape_.head_dim, nr = t_.nr;
   source_.rows(*task.span, task.kv_head, dim, begin, n, keys, values);
+  if (source_.is_int8()) return load_int8(task, begin, n, keys, values, w);
   const int elem = static_cast<int>(source_.elem);
   const int64_t bytes = source_.elem == simd::Elem::kF32 ? 4 : 2;
   for (int64_t i = 0; i < n; i += nr)
@@ -253,6 +263,29 @@ void Attention::load_keys(const Task& task, int64_t begin, int64_t n, Workspace&
     for (int64_t i = 0; i < n; ++i)
       t_.to_f32[elem](static_cast<const char*>(values[i]) + c * bytes,
                       w.values + c * simd::kKeyBlock + i * nr, std::min(nr, dim - c));
+}
+
+// The same from int8: keys become floats in the memory of the values, which come after.
+void Attention::load_int8(const Task& task, int64_t begin, int64_t n, const void** keys, const void** values, Workspace& w) const {
+  const int64_t dim = shape_.head_dim, nr = t_.nr, half = source_.cache->page_bytes() / 2;
+  const auto scale = [&](int64_t i, int64_t offset) {
+    float s;
+    std::memcpy(&s, source_.scale_at(*task.span, task.kv_head, begin + i) + offset, sizeof s);
+    return s;
+  };
+  for (int64_t i = 0; i < n; ++i) {
+    float* row = w.values + i * dim;
+    t_.from_i8(static_cast<const int8_t*>(keys[i]), scale(i, 0), row, dim);
+    keys[i] = row;
+  }
+  for (int64_t i = 0; i < n; i += nr)
+    t_.pack_b[static_cast<int>(simd::Elem::kF32)](keys + i, static_cast<int>(std::min(nr, n - i)), 0, dim, w.keys + i * dim);
+  if (dim % nr != 0) std::fill_n(w.values, simd::kKeyBlock * ldo_, 0.0f);
+  for (int64_t i = 0; i < n; ++i) {
+    const float s = scale(i, half);
+    for (int64_t c = 0; c < dim; c += nr)
+      t_.from_i8(static_cast<const int8_t*>(values[i]) + c, s, w.values + c * simd::kKeyBlock + i * nr, std::min(nr, dim - c));
+  }
 }
 
 // Rows [row0, row0 + rows) against keys [key0, key0 + keys).
@@ -332,26 +365,32 @@ void attention_dense(const AttentionShape& shape, std::span<const SpanView> span
 void attention_paged(const AttentionShape& shape, const KvLayerView& cache, std::span<const SpanView> spans,
                      const float* q, int64_t ldq, float* y) {
   KeySource source;
-  source.elem = elem_of(cache.dtype);
+  if (cache.dtype != DType::kI8) source.elem = elem_of(cache.dtype);
   source.cache = &cache;
   Attention(shape, source, q, ldq, y).run(spans);
 }
 
 void kv_write(const KvLayerView& cache, std::span<const SpanView> spans, const float* k, const float* v,
               int64_t ld) {
-  const simd::Table& t = simd::table();
-  const auto convert = t.from_f32[static_cast<int>(elem_of(cache.dtype))];
-  const int64_t row_bytes = cache.head_dim * dtype_size(cache.dtype);
+  const bool is_int8 = cache.dtype == DType::kI8;
+  const auto convert = simd::table().from_f32[is_int8 ? 0 : static_cast<int>(elem_of(cache.dtype))];
+  const auto put = [&](const float* x, std::byte* half, int64_t row) {
+    std::byte* at = half + row * cache.row_bytes();
+    if (!is_int8) return convert(x, at, cache.head_dim);
+    float scale;
+    int32_t sum;
+    simd::int8_table().quantize(x, cache.head_dim, cache.head_dim, 1, reinterpret_cast<int8_t*>(at), &scale, &sum);
+    std::memcpy(half + cache.scales_at() + 4 * row, &scale, sizeof scale);
+  };
   for (const SpanView& span : spans) {
     parallel_chunks(span.tokens, 2 * cache.kv_heads * cache.head_dim, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t position = span.past + i;
         std::byte* page = cache.base + span.pages[position / kPageTokens] * cache.page_bytes();
         for (int64_t h = 0; h < cache.kv_heads; ++h) {
-          std::byte* at = page + (h * kPageTokens + position % kPageTokens) * row_bytes;
-          convert(k + (span.first + i) * ld + h * cache.head_dim, at, cache.head_dim);
-          convert(v + (span.first + i) * ld + h * cache.head_dim, at + cache.page_bytes() / 2,
-                  cache.head_dim);
+          const int64_t row = h * kPageTokens + position % kPageTokens, from = (span.first + i) * ld + h * cache.head_dim;
+          put(k + from, page, row);
+          put(v + from, page + cache.page_bytes() / 2, row);
         }
       }
     });

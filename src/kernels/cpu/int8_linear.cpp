@@ -102,12 +102,28 @@ void Int8Linear::store_codes(const QuantWeight& w) {
       }
     }
   };
+  // The usual case, whole blocks of 4 or 8 bits, with all rows of a word at a time: what is loaded is waiting for this.
+  const auto pack_whole = [&](const uint8_t* q, int64_t rows, uint32_t* at) {
+    const int64_t bytes = view_.bits == 4 ? 8 : 4;
+    for (int64_t i = 0; i < view_.words; ++i)
+      for (int64_t r = 0; r < rows; ++r) {
+        uint32_t low, high = 0;
+        std::memcpy(&low, q + r * cols_ + bytes * i, 4);
+        if (bytes == 8) std::memcpy(&high, q + r * cols_ + 8 * i + 4, 4);
+        at[i * kInt8Rows + r] = low | high << 4;
+      }
+  };
   parallel_for(row_blocks_, [&](int64_t b) {
     const int64_t rows = std::min<int64_t>(kInt8Rows, rows_ - b * kInt8Rows);
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t g = 0; g < view_.blocks; ++g)
-        pack_block(w.codes.data() + (b * kInt8Rows + r) * cols_ + g * view_.block, cols_ - g * view_.block,
-                   words + (b * view_.blocks + g) * view_.words * kInt8Rows + r);
+    for (int64_t g = 0; g < view_.blocks; ++g) {
+      const uint8_t* q = w.codes.data() + b * kInt8Rows * cols_ + g * view_.block;
+      const int64_t left = cols_ - g * view_.block;
+      uint32_t* at = words + (b * view_.blocks + g) * view_.words * kInt8Rows;
+      if (view_.bits != 3 && left >= view_.block)
+        pack_whole(q, rows, at);
+      else
+        for (int64_t r = 0; r < rows; ++r) pack_block(q + r * cols_, left, at + r);
+    }
   });
   view_.codes = words;
 }

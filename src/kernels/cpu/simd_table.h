@@ -85,6 +85,7 @@ struct Table {
 
   void (*to_f32[kElems])(const void* src, float* dst, int64_t n);
   void (*from_f32[kElems])(const float* src, void* dst, int64_t n);
+  void (*from_i8)(const int8_t* src, float scale, float* dst, int64_t n);
   void (*round_bf16)(const float* src, float* dst, int64_t n);
   float (*sum)(const float* x, int64_t n);
   double (*dot_double)(const float* x, const float* y, int64_t n);  // products exact, sum in double

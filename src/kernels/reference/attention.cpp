@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -42,11 +43,31 @@ void attend(const AttentionShape& s, std::span<const SpanView> spans, const floa
       }
 }
 
-// The bytes of a position's key; its value lies half a page further.
-std::byte* key_at(const KvLayerView& cache, const SpanView& span, int64_t position, int64_t head) {
+// A key or a value in the cache: its bytes, and the scale of int8.
+struct Stored {
+  std::byte* at;
+  std::byte* scale;
+};
+Stored stored_at(const KvLayerView& cache, const SpanView& span, int64_t position, int64_t head, bool is_value) {
+  std::byte* half = cache.base + span.pages[position / kPageTokens] * cache.page_bytes() + (is_value ? cache.page_bytes() / 2 : 0);
   const int64_t row = head * kPageTokens + position % kPageTokens;
-  return cache.base + span.pages[position / kPageTokens] * cache.page_bytes() +
-         row * cache.head_dim * dtype_size(cache.dtype);
+  return {half + row * cache.row_bytes(), half + cache.scales_at() + 4 * row};
+}
+
+void put(const KvLayerView& cache, const float* x, Stored to) {
+  if (cache.dtype != DType::kI8) return convert_from_f32(x, cache.dtype, to.at, cache.head_dim);
+  float top = 0;
+  for (int64_t i = 0; i < cache.head_dim; ++i) top = std::max(top, std::abs(x[i]));
+  const float scale = top / 127, inverse = top > 0 ? 127 / top : 0;
+  for (int64_t i = 0; i < cache.head_dim; ++i) to.at[i] = static_cast<std::byte>(static_cast<int8_t>(std::nearbyint(x[i] * inverse)));
+  std::memcpy(to.scale, &scale, sizeof scale);
+}
+
+void get(const KvLayerView& cache, Stored from, float* x) {
+  if (cache.dtype != DType::kI8) return convert_to_f32(cache.dtype, from.at, x, cache.head_dim);
+  float scale;
+  std::memcpy(&scale, from.scale, sizeof scale);
+  for (int64_t i = 0; i < cache.head_dim; ++i) x[i] = static_cast<float>(static_cast<int8_t>(from.at[i])) * scale;
 }
 
 }  // namespace
@@ -56,10 +77,8 @@ void kv_write(const KvLayerView& cache, std::span<const SpanView> spans, const f
   for (const SpanView& span : spans)
     for (int64_t t = 0; t < span.tokens; ++t)
       for (int64_t h = 0; h < cache.kv_heads; ++h) {
-        std::byte* at = key_at(cache, span, span.past + t, h);
-        convert_from_f32(k + (span.first + t) * ld + h * cache.head_dim, cache.dtype, at, cache.head_dim);
-        convert_from_f32(v + (span.first + t) * ld + h * cache.head_dim, cache.dtype,
-                         at + cache.page_bytes() / 2, cache.head_dim);
+        put(cache, k + (span.first + t) * ld + h * cache.head_dim, stored_at(cache, span, span.past + t, h, false));
+        put(cache, v + (span.first + t) * ld + h * cache.head_dim, stored_at(cache, span, span.past + t, h, true));
       }
 }
 
@@ -68,9 +87,8 @@ void attention_paged(const AttentionShape& shape, const KvLayerView& cache, std:
   attend(
       shape, spans, q, ldq,
       [&](const SpanView& span, int64_t position, int64_t head, float* key, float* value) {
-        const std::byte* at = key_at(cache, span, position, head);
-        convert_to_f32(cache.dtype, at, key, cache.head_dim);
-        convert_to_f32(cache.dtype, at + cache.page_bytes() / 2, value, cache.head_dim);
+        get(cache, stored_at(cache, span, position, head, false), key);
+        get(cache, stored_at(cache, span, position, head, true), value);
       },
       y);
 }

@@ -100,7 +100,7 @@ const Case kPaged[] = {{2, 1, 8, 0, {{0, 1}}},
 TEST(Attention, PagedMatchesReference) {
   on_every_isa([&] {
     for (const Case& c : kPaged)
-      for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
         SCOPED_TRACE(text(c) + " " + dtype_name(dtype));
         Paged p(c, dtype);
         const int64_t ldq = c.heads * c.head_dim + 3, ld = c.kv_heads * c.head_dim + 2;

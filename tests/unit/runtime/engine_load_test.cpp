@@ -351,14 +351,19 @@ TEST(EngineLoad, NothingOfARequestReachesTheNext) {
 
 // Random requests, cancels and deadlines from two threads while the engine runs: each ends exactly once, no
 // page and no place is lost, and what was not cut short is what the request gets alone.
-TEST(EngineLoad, RandomLoadLosesNothing) {
+void random_load_loses_nothing(int64_t draft_tokens, const std::shared_ptr<const Model>& draft_model) {
   constexpr int kRequests = 150;
   std::map<std::pair<int64_t, int64_t>, std::vector<int32_t>> expected;
   for (int64_t first : {0, 3, 30})
     for (int64_t size : {5, 18, 40})
       expected[{first, size}] = greedy_by_hand(*tiny_model(), prompt(first, size), 20);
   Engine engine(tiny_model(),
-                {.kv_pages = 9, .max_batch_tokens = 24, .max_sequences = 6, .step_seconds = 1e-4});
+                {.kv_pages = 9,
+                 .max_batch_tokens = 24,
+                 .max_sequences = 6,
+                 .step_seconds = 1e-4,
+                 .draft_tokens = draft_tokens,
+                 .draft_model = draft_model});
   struct Case {
     Result result;
     int32_t n = 1;
@@ -413,6 +418,10 @@ TEST(EngineLoad, RandomLoadLosesNothing) {
   EXPECT_EQ(stats.free_pages, stats.pages);
   EXPECT_EQ(stats.running + stats.waiting, 0);
 }
+
+TEST(EngineLoad, RandomLoadLosesNothing) { random_load_loses_nothing(0, nullptr); }
+TEST(EngineLoad, RandomLoadWithGuessesFromTheTextLosesNothing) { random_load_loses_nothing(6, nullptr); }
+TEST(EngineLoad, RandomLoadWithGuessesOfAModelLosesNothing) { random_load_loses_nothing(4, tiny_model()); }
 
 TEST(EngineLoad, WaitingEndsWhenThereIsWork) {
   Engine engine(tiny_model(), {});

@@ -208,7 +208,7 @@ TEST(Engine, RequestsFromOtherThreads) {
 }
 
 TEST(Engine, SmallerCachesWork) {
-  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+  for (const DType dtype : {DType::kF16, DType::kBF16, DType::kI8}) {
     Engine engine(tiny_model(),
                   {.kv_dtype = dtype, .kv_bytes = 4 * KvCache::page_bytes(tiny_model()->config(), dtype)});
     EXPECT_EQ(engine.stats().pages, 4);
@@ -241,7 +241,7 @@ TEST(Engine, ImpossibleOptionsAreRefusedWithNumbers) {
   const auto make = [](EngineOptions options) {
     return error_of([&] { Engine engine(tiny_model(), options); });
   };
-  EXPECT_EQ(make({.kv_dtype = DType::kI8}), "key/value cache: expected F32, F16 or BF16, got I8");
+  EXPECT_EQ(make({.kv_dtype = DType::kU8}), "key/value cache: expected F32, F16, BF16 or I8, got U8");
   EXPECT_EQ(make({.max_batch_tokens = 8, .max_sequences = 9}),
             "max_batch_tokens: expected at least max_sequences, and that at least 1, got 8 and 9");
   EXPECT_EQ(make({.max_sequences = 0}),
