@@ -195,8 +195,10 @@ int64_t Engine::prompt_room() const {
   if (options_.step_seconds <= 0) return options_.max_batch_tokens;
   // Before anything is measured a page's worth is a safe start.
   if (seconds_per_prompt_token_ == 0) return kPageTokens;
-  return std::max<int64_t>(kPageTokens,
-                           static_cast<int64_t>(options_.step_seconds / seconds_per_prompt_token_));
+  // The more requests wait, the more of a step is theirs: none of them has anything yet, while running answers only slow down.
+  constexpr double kWaitingPerStep = 4;
+  const double seconds = options_.step_seconds * (1 + static_cast<double>(scheduler_.waiting()) / kWaitingPerStep);
+  return std::max<int64_t>(kPageTokens, static_cast<int64_t>(seconds / seconds_per_prompt_token_));
 }
 
 std::vector<Slice> Engine::schedule() {

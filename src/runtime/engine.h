@@ -24,8 +24,8 @@ struct EngineOptions {
   int64_t max_sequences = 16;      // sequences in one forward
   // End every text whose request does not ignore them (end_ids.h); empty: those of the model's config.
   std::vector<int32_t> end_ids = {};
-  // While answers are running, prompts are read in chunks that take about so long; 0: in those of
-  // max_batch_tokens. The chunks then depend on the machine's speed, and with kernels whose last bits depend
+  // While answers are running, prompts are read in chunks that take about so long, longer ones the more requests wait; 0: in
+  // those of max_batch_tokens, never in longer ones. The chunks then depend on the machine's speed, and with kernels whose last bits depend
   // on the number of tokens so do results.
   double step_seconds = 0;
   // Requests go on from pages of earlier ones that begin with the same tokens.
