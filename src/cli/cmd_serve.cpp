@@ -78,11 +78,15 @@ void warm_up(const Model& model) {
 int64_t cache_bytes(const Options& o, const Model& model, const EngineOptions& e) {
   if (o.kv_bytes > 0) return static_cast<int64_t>(o.kv_bytes);
   if (o.memory_bytes == 0) return available_ram_bytes() / 2;
-  warm_up(model);
-  if (e.draft_model) warm_up(*e.draft_model);
+  int64_t taken = kServingBytes;
+  for (const Model* m : {&model, e.draft_model.get()}) {
+    if (m == nullptr) continue;
+    warm_up(*m);
+    taken += Engine::step_bytes(m->config(), e);
+  }
   ::malloc_trim(0);  // what loading has freed
+  taken += rss_bytes();
   const auto memory = static_cast<int64_t>(o.memory_bytes);
-  const int64_t taken = rss_bytes() + Engine::step_bytes(model.config(), e) + kServingBytes;
   if (taken >= memory)
     fail(Code::kBadArgument, "--memory: expected more than {} for weights and buffers, got {}", human_bytes(static_cast<double>(taken)),
          human_bytes(static_cast<double>(memory)));

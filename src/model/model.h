@@ -39,7 +39,7 @@ class Model;
 class KvCache {
  public:
   KvCache(const ModelConfig& config, int64_t pages, DType dtype);  // dtype F32, F16, BF16 or I8
-  // Where the model runs; on a device in the activations' 16-bit type whatever dtype says.
+  // Where the model runs; on a device in the activations' 16-bit type whichever float type dtype says. kUnsupported for I8 there.
   KvCache(const Model& model, int64_t pages, DType dtype);
   int64_t pages() const { return pages_; }
   int64_t bytes() const { return device_ ? device_bytes_ : storage_.nbytes(); }

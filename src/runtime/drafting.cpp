@@ -50,9 +50,9 @@ void DraftLength::learn(int64_t guessed, int64_t right) {
 DraftModel::DraftModel(std::shared_ptr<const Model> model, int64_t pages, DType dtype, int64_t max_tokens)
     : model_(std::move(model)), cache_(*model_, pages, dtype), max_tokens_(max_tokens) {}
 
-bool DraftModel::knows(const Sequence& s) const {
+bool DraftModel::knows(const Sequence& s, int64_t guesses) const {
   const ModelConfig& config = model_->config();
-  if (s.size() >= config.max_position) return false;
+  if (s.size() + guesses > config.max_position) return false;
   return std::all_of(s.tokens.begin() + s.draft_past, s.tokens.end(), [&](int32_t id) { return id < config.vocab; });
 }
 
@@ -98,7 +98,7 @@ void DraftModel::guess(std::span<const Wanted> wanted) {
   for (const Wanted& w : wanted) {
     w.sequence->draft.clear();
     w.sequence->draft_past = std::min(w.sequence->draft_past, w.sequence->size() - 1);
-    if (w.guesses > 0 && knows(*w.sequence)) open.push_back(w);
+    if (w.guesses > 0 && knows(*w.sequence, w.guesses)) open.push_back(w);
   }
   // What the model has not read yet, all but the last token of each: that one comes with the others.
   for (const Wanted& w : open)

@@ -53,12 +53,12 @@ class DraftModel {
     Sequence* sequence;
     int64_t guesses;  // its pages cover them
   };
-  // Fills each sequence's draft; with less where the model does not know a token.
+  // Fills each sequence's draft; with nothing where the model does not know a token or its context ends.
   void guess(std::span<const Wanted> wanted);
 
  private:
   void run(std::span<Sequence* const> sequences, std::vector<int32_t>* last);
-  bool knows(const Sequence& sequence) const;
+  bool knows(const Sequence& sequence, int64_t guesses) const;
 
   std::shared_ptr<const Model> model_;
   KvCache cache_;
