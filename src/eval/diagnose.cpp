@@ -58,7 +58,7 @@ class SchemeCount {
 
 struct Quantized {  // of one block
   std::vector<std::vector<float>> scales;  // by scale group
-  std::map<std::string, QuantWeight> linears;
+  std::map<std::string, RoundedWeight> linears;
   std::map<std::string, Tensor> norms;
 };
 

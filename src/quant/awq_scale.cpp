@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "base/progress.h"
-#include "kernels/quant_ops.h"
 #include "quant/rounders.h"
 
 namespace awq {
@@ -31,8 +30,8 @@ constexpr int64_t kMinRankingRows = 64;
 
 class Search {
  public:
-  Search(const std::vector<GroupLinear>& linears, const SiteStats& stats, const ScaleSearch& search)
-      : linears_(linears), stats_(stats), search_(search), cols_(stats.dim) {
+  Search(const std::vector<GroupLinear>& linears, const SiteStats& stats, const ScaleSearch& search, QuantBackend& backend)
+      : linears_(linears), stats_(stats), search_(search), backend_(backend), cols_(stats.dim) {
     sample_rows();
   }
 
@@ -52,20 +51,14 @@ class Search {
     for (const GroupLinear& l : linears_) total += l.quantized ? l.weight.dim(0) : 0;
     const int64_t wanted = std::max(kMinRankingRows, static_cast<int64_t>(kRankingWork / static_cast<double>(cols_ * cols_)));
     const int64_t stride = std::max<int64_t>(1, total / wanted);
-    for (const GroupLinear& l : linears_) {
-      if (!l.quantized) continue;
-      for (int64_t r = stride / 2; r < l.weight.dim(0); r += stride) {
-        const float* row = l.weight.f32() + r * cols_;
-        sample_.insert(sample_.end(), row, row + cols_);
-      }
-    }
-    sample_rows_ = static_cast<int64_t>(sample_.size()) / cols_;
-    error_.resize(sample_.size());
+    std::vector<QuantBackend::Rows> rows;
+    for (const GroupLinear& l : linears_)
+      if (l.quantized && stride / 2 < l.weight.dim(0)) rows.push_back({&l.weight, stride / 2, stride});
+    sample_ = backend_.gather(rows);
   }
 
   double ranking_loss(const std::vector<float>& scale) {
-    minmax_error(sample_.data(), sample_rows_, cols_, search_.scheme, search_.scale_dtype, scale.data(), error_.data());
-    const double loss = gram_loss(error_.data(), sample_rows_, cols_, stats_.gram.data());
+    const double loss = backend_.minmax_loss(sample_, search_.scheme, search_.scale_dtype, scale, stats_.view());
     return std::isfinite(loss) ? loss : 1e300;
   }
 
@@ -98,7 +91,7 @@ class Search {
 
   std::vector<Candidate> candidates() {
     x_mean_ = shared(stats_.abs_mean());
-    w_mean_ = shared(awq_weight_mean(linears_, search_.scheme.group_size(cols_)));
+    w_mean_ = shared(awq_weight_mean(linears_, search_.scheme.group_size(cols_), backend_));
     std::vector<Candidate> grid;
     for (const bool with_weights : {false, true})
       for (int i = 0; i <= 20; ++i) grid.push_back(make(i / 20.0, with_weights));
@@ -117,38 +110,21 @@ class Search {
     }
   }
 
-  // The Gram matrix of x / s.
-  std::vector<float> scaled_gram(const std::vector<float>& s) const {
-    std::vector<float> g(stats_.gram.size());
-    for (int64_t i = 0; i < cols_; ++i) {
-      const float a = 1.0f / s[i];
-      for (int64_t j = 0; j < cols_; ++j) g[i * cols_ + j] = stats_.gram[i * cols_ + j] * a / s[j];
-    }
-    return g;
-  }
-
   // Rounds all linears of weight * s and adds up their Gram losses.
   ScaleChoice evaluate(const std::vector<float>& s, bool awq_clip) const {
     ScaleChoice result;
     result.scale = s;
     result.free_range = !awq_clip;
-    const std::vector<float> gram = scaled_gram(s);
+    const GramMatrix gram = backend_.scaled_gram(stats_.view(), s);
     for (const GroupLinear& l : linears_) {
       if (!l.quantized) continue;
       check_cancelled();
-      const int64_t rows = l.weight.dim(0);
-      Tensor scaled(DType::kF32, {rows, cols_});
-      float* w = scaled.f32();
-      for (int64_t i = 0; i < rows * cols_; ++i) w[i] = l.weight.f32()[i] * s[i % cols_];
-      QuantWeight q = awq_clip && !l.clip_in_awq
-                          ? quantize_minmax(w, rows, cols_, search_.scheme, search_.scale_dtype)
-                          : range_search(w, rows, cols_, search_.scheme, search_.scale_dtype, gram.data(),
-                                         awq_clip ? RangeEffort::kAwqClip : RangeEffort::kFull);
-      Tensor error(DType::kF32, {rows, cols_});
-      float* e = error.f32();
-      dequantize(q, e);
-      for (int64_t i = 0; i < rows * cols_; ++i) e[i] = w[i] - e[i];
-      result.loss += gram_loss(e, rows, cols_, gram.data());
+      const QuantMatrix w = backend_.scaled(l.weight, s);
+      RoundedWeight q = awq_clip && !l.clip_in_awq
+                            ? backend_.minmax(w, search_.scheme, search_.scale_dtype)
+                            : backend_.search(w, search_.scheme, search_.scale_dtype, gram.view(),
+                                              awq_clip ? RangeEffort::kAwqClip : RangeEffort::kFull);
+      result.loss += backend_.loss(w, q, gram.view());
       result.rounded.emplace(l.module, std::move(q));
     }
     return result;
@@ -191,8 +167,10 @@ class Search {
   const std::vector<GroupLinear>& linears_;
   const SiteStats& stats_;
   const ScaleSearch& search_;
-  int64_t cols_, sample_rows_ = 0;
-  std::vector<float> sample_, error_, x_mean_, w_mean_;
+  QuantBackend& backend_;
+  int64_t cols_;
+  QuantMatrix sample_;
+  std::vector<float> x_mean_, w_mean_;
 };
 
 }  // namespace
@@ -214,52 +192,27 @@ std::vector<float> awq_scale(const std::vector<float>& x_mean, const std::vector
   return s;
 }
 
-std::vector<float> awq_weight_mean(const std::vector<GroupLinear>& linears, int64_t group) {
+std::vector<float> awq_weight_mean(const std::vector<GroupLinear>& linears, int64_t group, QuantBackend& backend) {
   const int64_t cols = linears.front().weight.dim(1);
   std::vector<double> sum(static_cast<size_t>(cols), 0.0);
   int64_t rows = 0;
   for (const GroupLinear& l : linears) {
     rows += l.weight.dim(0);
-    for (int64_t r = 0; r < l.weight.dim(0); ++r) {
-      const float* w = l.weight.f32() + r * cols;
-      for (int64_t at = 0; at < cols; at += group) {
-        float largest = 0;
-        for (int64_t k = at; k < at + group; ++k) largest = std::max(largest, std::fabs(w[k]));
-        const float inverse = 1.0f / (largest + 1e-6f);
-        for (int64_t k = at; k < at + group; ++k) sum[k] += std::fabs(w[k]) * inverse;
-      }
-    }
+    backend.add_relative_magnitudes(l.weight, group, sum);
   }
   std::vector<float> mean(static_cast<size_t>(cols));
   for (int64_t k = 0; k < cols; ++k) mean[k] = static_cast<float>(sum[k] / static_cast<double>(rows));
   return mean;
 }
 
-ScaleChoice search_scale(const std::vector<GroupLinear>& linears, const SiteStats& stats, const ScaleSearch& search) {
-  return Search(linears, stats, search).run();
+ScaleChoice search_scale(const std::vector<GroupLinear>& linears, const SiteStats& stats, const ScaleSearch& search,
+                         QuantBackend& backend) {
+  return Search(linears, stats, search, backend).run();
 }
 
-namespace {
-
-// Rows first, first + 1, ... of a linear and its bias.
-void divide_rows(Tensor& weight, Tensor* bias, int64_t first, const std::vector<float>& row_scale) {
-  const int64_t rows = static_cast<int64_t>(row_scale.size()), cols = weight.dim(1);
-  float* w = weight.f32() + first * cols;
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t k = 0; k < cols; ++k) w[r * cols + k] /= row_scale[r];
-  if (bias != nullptr)
-    for (int64_t r = 0; r < rows; ++r) bias->f32()[first + r] /= row_scale[r];
-}
-
-}  // namespace
-
-void apply_scale(const ScaleGroup& group, const std::vector<float>& scale, const ModelConfig& config, BlockWeights& block) {
-  for (const std::string& module : group.consumers) {
-    Tensor& t = std::get<Tensor>(block.weights.at(module));
-    const int64_t cols = t.dim(1);
-    float* w = t.f32();
-    for (int64_t i = 0; i < t.numel(); ++i) w[i] *= scale[i % cols];
-  }
+void apply_scale(const ScaleGroup& group, const std::vector<float>& scale, const ModelConfig& config, BlockWeights& block,
+                 BlockMatrices& weights, QuantBackend& backend) {
+  for (const std::string& module : group.consumers) backend.scale_columns(weights.at(module), scale);
   if (group.fold == Fold::kNorm) {
     float* gain = block.norms.at(group.producer).f32();
     for (size_t k = 0; k < scale.size(); ++k) gain[k] /= scale[k];
@@ -272,9 +225,18 @@ void apply_scale(const ScaleGroup& group, const std::vector<float>& scale, const
     for (int64_t r = 0; r < static_cast<int64_t>(rows.size()); ++r)
       rows[r] = scale[r / config.head_dim * repeat * config.head_dim + r % config.head_dim];
   }
+  backend.divide_rows(weights.at(group.producer), group.producer_row, rows);
   const auto bias = block.biases.find(group.producer);
-  divide_rows(std::get<Tensor>(block.weights.at(group.producer)), bias == block.biases.end() ? nullptr : &bias->second,
-              group.producer_row, rows);
+  if (bias == block.biases.end()) return;
+  float* b = bias->second.f32() + group.producer_row;
+  for (size_t r = 0; r < rows.size(); ++r) b[r] /= rows[r];
+}
+
+void apply_scale(const ScaleGroup& group, const std::vector<float>& scale, const ModelConfig& config, BlockWeights& block) {
+  BlockMatrices weights;  // share the block's numbers
+  for (auto& [module, weight] : block.weights)
+    if (const auto* dense = std::get_if<Tensor>(&weight)) weights.emplace(module, *dense);
+  apply_scale(group, scale, config, block, weights, cpu_quant_backend());
 }
 
 }  // namespace awq

@@ -5,7 +5,6 @@
 #include <optional>
 
 #include "base/half.h"
-#include "kernels/quant_ops.h"
 
 namespace awq {
 
@@ -25,6 +24,11 @@ double relative_error(const Tensor& weight, const QuantWeight& q, const SiteStat
   return relative_error(weight, std::as_const(rounded), stats);
 }
 
+double relative_error(const QuantMatrix& weight, const RoundedWeight& q, const GramView& gram, QuantBackend& backend) {
+  const double energy = backend.energy(weight, gram);
+  return energy > 0 ? backend.loss(weight, q, gram) / energy : 0;
+}
+
 // The statistics of x / s.
 SiteStats scaled_stats(const SiteStats& stats, const std::vector<float>& s) {
   SiteStats out = stats;
@@ -41,6 +45,12 @@ bool any_quantized(const RoundingContext& context, int64_t layer, const ScaleGro
   for (const std::string& module : group.consumers)
     if (context.plan.linear(layer, module).quantized) return true;
   return false;
+}
+
+BlockMatrices shared_matrices(const BlockWeights& block) {
+  BlockMatrices out;
+  for (const auto& [module, weight] : block.weights) out.emplace(module, std::get<Tensor>(weight));
+  return out;
 }
 
 void make_fold_exact(const float* gain, DType dtype, std::vector<float>& s) {
@@ -75,19 +85,19 @@ struct GroupResult {
 };
 
 std::vector<GroupLinear> group_linears(const RoundingContext& context, int64_t layer, const ScaleGroup& group,
-                                       const BlockWeights& block) {
+                                       const BlockMatrices& weights) {
   std::vector<GroupLinear> linears;
   for (const std::string& module : group.consumers) {
     const PlannedLinear& l = context.plan.linear(layer, module);
-    linears.push_back({module, std::get<Tensor>(block.weights.at(module)), l.quantized,
+    linears.push_back({module, weights.at(module), l.quantized,
                        l.spec.role != "q_proj" && l.spec.role != "k_proj"});
   }
   return linears;
 }
 
 GroupResult search_group(const RoundingContext& context, int64_t layer, const ScaleGroup& group,
-                         const StatsObserver& stats, const BlockWeights& block) {
-  const auto linears = group_linears(context, layer, group, block);
+                         const StatsObserver& stats, const BlockWeights& block, const BlockMatrices& weights) {
+  const auto linears = group_linears(context, layer, group, weights);
   ScaleSearch search;
   for (const std::string& module : group.consumers)  // one scheme for all that are quantized: the plan sees to it
     if (const PlannedLinear& l = context.plan.linear(layer, module); l.quantized) search.scheme = l.scheme;
@@ -97,36 +107,40 @@ GroupResult search_group(const RoundingContext& context, int64_t layer, const Sc
     search.norm_gain = block.norms.at(group.producer).f32();
     search.norm_dtype = context.dtype;
   }
-  return {&group, search_scale(linears, stats.at(group.site), search)};
+  return {&group, search_scale(linears, stats.at(group.site), search, context.backend)};
 }
 
 }  // namespace
 
 BlockRounding round_awq(const RoundingContext& context, int64_t layer, const BlockSpec& spec,
                         const StatsObserver& stats, BlockWeights& block) {
+  QuantBackend& backend = context.backend;
+  BlockMatrices own;
+  if (context.matrices == nullptr) own = shared_matrices(block);
+  BlockMatrices& weights = context.matrices == nullptr ? own : *context.matrices;
   // All groups are searched on the unscaled weights, as their statistics are, then all are folded.
   std::vector<GroupResult> results;
   for (const ScaleGroup& group : spec.scale_groups)
     if (any_quantized(context, layer, group))
-      results.push_back(search_group(context, layer, group, stats, block));
-  for (const GroupResult& r : results) apply_scale(*r.group, r.choice.scale, context.plan.config, block);
+      results.push_back(search_group(context, layer, group, stats, block, weights));
+  for (const GroupResult& r : results)
+    apply_scale(*r.group, r.choice.scale, context.plan.config, block, weights, backend);
 
   BlockRounding out;
   for (GroupResult& r : results) {
-    const SiteStats scaled = scaled_stats(stats.at(r.group->site), r.choice.scale);
-    std::optional<Compensation> compensation;
-    if (context.options.quality == "best") compensation.emplace(scaled.gram.data(), scaled.dim, kDamping);
+    const GramMatrix scaled = backend.scaled_gram(stats.at(r.group->site).view(), r.choice.scale);
+    std::unique_ptr<Compensator> compensation;
+    if (context.options.quality == "best") compensation = backend.compensation(scaled.view(), kDamping);
     for (auto& [module, q] : r.choice.rounded) {
-      const Tensor& weight = std::get<Tensor>(block.weights.at(module));
+      const QuantMatrix& weight = weights.at(module);
       // A producer's rows were divided after its own search: its ranges are searched again.
       bool rows_changed = false;
       for (const GroupResult& other : results) rows_changed |= other.group->producer == module;
       if (rows_changed)
-        q = range_search(weight.f32(), weight.dim(0), weight.dim(1), q.scheme, context.dtype,
-                         scaled.gram.data(),
-                         r.choice.free_range ? RangeEffort::kFull : RangeEffort::kAwqClip);
-      if (compensation) compensation->improve(weight.f32(), kSweeps, kRefits, q);
-      out.reports.push_back({layer, module, relative_error(weight, q, scaled), r.choice.loss,
+        q = backend.search(weight, q.scheme, context.dtype, scaled.view(),
+                           r.choice.free_range ? RangeEffort::kFull : RangeEffort::kAwqClip);
+      if (compensation) compensation->improve(weight, kSweeps, kRefits, q);
+      out.reports.push_back({layer, module, relative_error(weight, q, scaled.view(), backend), r.choice.loss,
                              r.choice.awq_loss, r.choice.chosen + (compensation ? ", compensated" : "")});
       out.quantized.emplace(module, std::move(q));
     }

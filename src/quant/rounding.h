@@ -9,7 +9,7 @@
 namespace awq {
 
 struct BlockRounding {
-  std::map<std::string, QuantWeight> quantized;  // by module
+  std::map<std::string, RoundedWeight> quantized;  // by module
   std::vector<LayerReport> reports;
 };
 
@@ -19,13 +19,15 @@ struct RoundingContext {
   DType dtype;  // of the unquantized tensors; scales are rounded to it too
   Precision precision = Precision::kBf16;
   const HiddenStates* inputs = nullptr;  // of the block, for methods that replay it (keeps_inputs); else null
+  QuantBackend& backend = cpu_quant_backend();  // where the statistics' Gram matrices are
+  BlockMatrices* matrices = nullptr;  // the block's weights there; null: the CPU takes them as they are in the block
 };
 
 // Whether the method needs RoundingContext::inputs; and tokens kept in the statistics.
 inline bool keeps_inputs(const std::string& method) { return method == "autoawq"; }
 inline bool keeps_sample(const std::string& method) { return method == "autoawq" || method == "smoothquant"; }
 
-// The method of context.options on one block: rounds every planned linear. Methods that fold scales leave `block` with the
+// The method of context.options on one block: rounds every planned linear; on a device the results stay there. Methods that fold scales leave `block` with the
 // scaled weights and norms (values of dtype). Errors are measured where stats hold tokens.
 BlockRounding round_block(const RoundingContext& context, int64_t layer, const BlockSpec& spec, const StatsObserver& stats,
                           BlockWeights& block);

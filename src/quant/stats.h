@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/quant_backend.h"
 #include "model/model.h"
 
 namespace awq {
@@ -12,13 +13,15 @@ namespace awq {
 struct SiteStats {
   int64_t dim = 0;
   int64_t tokens = 0;
-  std::vector<float> gram;      // [dim, dim], XᵀX
+  std::vector<float> gram;      // [dim, dim], XᵀX; empty where it is on a device
+  std::shared_ptr<void> device_gram;
   std::vector<double> abs_sum;  // [dim], Σ|x|
   std::vector<float> channel_max;  // [dim], largest |x| of each channel
   float abs_max = 0;            // the largest of all
   std::vector<float> sample;    // [sample_tokens, dim]: tokens evenly spaced within each call, until there are kSampleTokens
   int64_t sample_tokens = 0;
 
+  GramView view() const { return {dim, gram.data(), device_gram.get()}; }
   std::vector<float> abs_mean() const;  // [dim]
 };
 

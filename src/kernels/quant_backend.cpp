@@ -1,0 +1,115 @@
+#include "kernels/quant_backend.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace awq {
+namespace {
+
+class CpuCompensator : public Compensator {
+ public:
+  CpuCompensator(const GramView& g, double damping) : compensation_(g.host, g.dim, damping) {}
+  void improve(const QuantMatrix& w, int sweeps, int refits, RoundedWeight& q) const override {
+    compensation_.improve(w.f32(), sweeps, refits, q);
+  }
+
+ private:
+  Compensation compensation_;
+};
+
+class CpuBackend : public QuantBackend {
+ public:
+  QuantMatrix load(const Tensor& w) override {
+    check_internal(w.dtype() == DType::kF32, "a weight to quantize that is not F32");
+    return w;
+  }
+  Tensor read(const QuantMatrix& w) override { return w; }
+
+  QuantMatrix gather(const std::vector<Rows>& rows) override {
+    const int64_t cols = rows.front().from->dim(1);
+    std::vector<float> values;
+    for (const Rows& r : rows)
+      for (int64_t n = r.first; n < r.from->dim(0); n += r.step) {
+        const float* row = r.from->f32() + n * cols;
+        values.insert(values.end(), row, row + cols);
+      }
+    return Tensor::from(values, {static_cast<int64_t>(values.size()) / cols, cols});
+  }
+
+  QuantMatrix scaled(const QuantMatrix& w, const std::vector<float>& s) override {
+    const int64_t cols = w.dim(1);
+    Tensor out(DType::kF32, w.shape());
+    float* to = out.f32();
+    for (int64_t i = 0; i < w.numel(); ++i) to[i] = w.f32()[i] * s[i % cols];
+    return out;
+  }
+
+  void scale_columns(QuantMatrix& w, const std::vector<float>& s) override {
+    const int64_t cols = w.dim(1);
+    float* to = w.f32();
+    for (int64_t i = 0; i < w.numel(); ++i) to[i] *= s[i % cols];
+  }
+
+  void divide_rows(QuantMatrix& w, int64_t first, const std::vector<float>& s) override {
+    const int64_t cols = w.dim(1);
+    float* to = w.f32() + first * cols;
+    for (int64_t r = 0; r < static_cast<int64_t>(s.size()); ++r)
+      for (int64_t k = 0; k < cols; ++k) to[r * cols + k] /= s[r];
+  }
+
+  void add_relative_magnitudes(const QuantMatrix& w, int64_t group, std::vector<double>& sum) override {
+    const int64_t cols = w.dim(1);
+    for (int64_t r = 0; r < w.dim(0); ++r) {
+      const float* row = w.f32() + r * cols;
+      for (int64_t at = 0; at < cols; at += group) {
+        float largest = 0;
+        for (int64_t k = at; k < at + group; ++k) largest = std::max(largest, std::fabs(row[k]));
+        const float inverse = 1.0f / (largest + 1e-6f);
+        for (int64_t k = at; k < at + group; ++k) sum[k] += std::fabs(row[k]) * inverse;
+      }
+    }
+  }
+
+  GramMatrix scaled_gram(const GramView& g, const std::vector<float>& s) override {
+    GramMatrix out{g.dim, std::vector<float>(static_cast<size_t>(g.dim * g.dim))};
+    for (int64_t i = 0; i < g.dim; ++i) {
+      const float a = 1.0f / s[i];
+      for (int64_t j = 0; j < g.dim; ++j) out.host[i * g.dim + j] = g.host[i * g.dim + j] * a / s[j];
+    }
+    return out;
+  }
+
+  double minmax_loss(const QuantMatrix& w, const Scheme& scheme, DType scale_dtype, const std::vector<float>& channel_scale,
+                     const GramView& g) override {
+    Tensor error(DType::kF32, w.shape());
+    minmax_error(w.f32(), w.dim(0), w.dim(1), scheme, scale_dtype, channel_scale.data(), error.f32());
+    return gram_loss(error.f32(), w.dim(0), w.dim(1), g.host);
+  }
+  RoundedWeight minmax(const QuantMatrix& w, const Scheme& scheme, DType scale_dtype) override {
+    return quantize_minmax(w.f32(), w.dim(0), w.dim(1), scheme, scale_dtype);
+  }
+  RoundedWeight search(const QuantMatrix& w, const Scheme& scheme, DType scale_dtype, const GramView& g, RangeEffort effort) override {
+    return range_search(w.f32(), w.dim(0), w.dim(1), scheme, scale_dtype, g.host, effort);
+  }
+  double loss(const QuantMatrix& w, const RoundedWeight& q, const GramView& g) override {
+    Tensor error(DType::kF32, w.shape());
+    float* e = error.f32();
+    dequantize(q, e);
+    for (int64_t i = 0; i < w.numel(); ++i) e[i] = w.f32()[i] - e[i];
+    return gram_loss(e, w.dim(0), w.dim(1), g.host);
+  }
+  double energy(const QuantMatrix& w, const GramView& g) override { return gram_loss(w.f32(), w.dim(0), w.dim(1), g.host); }
+  std::unique_ptr<Compensator> compensation(const GramView& g, double damping) override {
+    return std::make_unique<CpuCompensator>(g, damping);
+  }
+  void fetch(RoundedWeight&) override {}
+};
+
+}  // namespace
+
+QuantBackend& cpu_quant_backend() {
+  static CpuBackend backend;
+  return backend;
+}
+
+}  // namespace awq
