@@ -26,9 +26,9 @@ echo "== tests"
 echo "== 4-bit linears"
 "$bench" "$tokens"
 
-# The sanitizers slow kernels down by orders of magnitude: one test that runs every kernel on small matrices.
+# The sanitizers slow kernels down by orders of magnitude: tests that run every kernel on small matrices, and one model.
 for tool in memcheck racecheck; do
   echo "== compute-sanitizer $tool"
-  timeout 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$tests" --gtest_brief=1 \
-    --gtest_filter='DeviceLinearSmall.*:DeviceLinear.DequantizesExactly' 2>&1 | grep -v '^$' | tail -n 12
+  timeout 200 compute-sanitizer --tool "$tool" --error-exitcode 9 "$tests" --gtest_brief=1 \
+    --gtest_filter='DeviceLinearSmall.*:DeviceDenseSmall.*:DeviceLinear.DequantizesExactly:DeviceStep.*:DeviceModel.LlamaWithGroupedQueries' 2>&1 | grep -v '^$' | tail -n 12
 done

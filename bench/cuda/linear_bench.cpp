@@ -172,10 +172,11 @@ class Cell {
   Row measure(const Choice* choice, cuda::Act act = cuda::Act::kF16) {
     const auto call = [&](int i) {
       const cuda::Linear& w = weights_.packed[i % weights_.packed.size()];
+      const cuda::Product product{x_.data(), tokens_, y_.data(), shape_.out, cuda::Output::kAct, {}, {}, 0};
       if (choice != nullptr)
-        w.run(context_, *choice, act, x_.data(), tokens_, y_.data(), shape_.out, timer_.stream());
+        w.run(context_, *choice, act, product, timer_.stream());
       else
-        w.run(context_, act, x_.data(), tokens_, y_.data(), shape_.out, timer_.stream());
+        w.run(context_, act, product, timer_.stream());
     };
     Row row;
     row.error = error(call);

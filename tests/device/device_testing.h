@@ -35,20 +35,37 @@ cuda::Buffer upload(const std::vector<T>& values) {
 }
 
 // y [tokens, out] = x Wᵀ in double, x as rounded to the activation type.
-inline std::vector<double> exact_product(const QuantWeight& w, cuda::Act act, const std::vector<uint16_t>& x,
-                                         int64_t tokens) {
-  std::vector<float> dense(static_cast<size_t>(w.rows * w.cols)), floats;
-  dequantize(w, dense.data());
+inline std::vector<double> exact_product(const std::vector<float>& dense, int64_t out, int64_t in, cuda::Act act,
+                                         const std::vector<uint16_t>& x, int64_t tokens) {
+  std::vector<float> floats;
   for (const uint16_t h : x) floats.push_back(from_act(act, h));
-  std::vector<double> y(static_cast<size_t>(tokens * w.rows));
-  parallel_for(w.rows, [&](int64_t n) {
+  std::vector<double> y(static_cast<size_t>(tokens * out));
+  parallel_for(out, [&](int64_t n) {
     for (int64_t t = 0; t < tokens; ++t) {
       double sum = 0;
-      for (int64_t k = 0; k < w.cols; ++k) sum += double{dense[n * w.cols + k]} * floats[t * w.cols + k];
-      y[t * w.rows + n] = sum;
+      for (int64_t k = 0; k < in; ++k) sum += double{dense[n * in + k]} * floats[t * in + k];
+      y[t * out + n] = sum;
     }
   });
   return y;
+}
+inline std::vector<double> exact_product(const QuantWeight& w, cuda::Act act, const std::vector<uint16_t>& x,
+                                         int64_t tokens) {
+  std::vector<float> dense(static_cast<size_t>(w.rows * w.cols));
+  dequantize(w, dense.data());
+  return exact_product(dense, w.rows, w.cols, act, x, tokens);
+}
+
+// silu(gate) * up of products [tokens, out] whose rows lie by strips (8 gates, then their 8 ups) or in halves.
+inline std::vector<double> exact_gated(const std::vector<double>& y, int64_t out, bool by_strips) {
+  std::vector<double> result;
+  for (size_t t = 0; t < y.size() / static_cast<size_t>(out); ++t)
+    for (int64_t i = 0; i < out / 2; ++i) {
+      const double* row = y.data() + t * static_cast<size_t>(out);
+      const double gate = row[by_strips ? i / 8 * 16 + i % 8 : i], up = row[by_strips ? i / 8 * 16 + i % 8 + 8 : i + out / 2];
+      result.push_back(gate / (1 + std::exp(-gate)) * up);
+    }
+  return result;
 }
 
 }  // namespace awq::testing

@@ -1,8 +1,10 @@
-// 4-bit linears on the GPU against products in double.
+// Linears on the GPU against products in double.
 #include "kernels/cuda/linear.h"
 
 #include <fmt/core.h>
 
+#include <cstring>
+#include <functional>
 #include <memory>
 
 #include "device_testing.h"
@@ -36,35 +38,112 @@ class DeviceLinear : public ::testing::Test {
     stream_ = std::make_unique<cuda::Stream>();
   }
 
-  // y with three more columns than W has rows; poisoned before, the extra columns checked after.
-  std::vector<uint16_t> run(const cuda::Linear& linear, cuda::Context& context, const cuda::Choice* choice,
-                            Act act, const cuda::Buffer& x, int64_t tokens) {
-    const int64_t ldy = linear.out() + 3;
-    std::vector<uint16_t> y(static_cast<size_t>(tokens * ldy), 0xffff);
+  using Call = std::function<void(const cuda::Product&, cudaStream_t)>;
+
+  // y [tokens, width] of a product; rows are `pad` columns apart, all poisoned before, those columns checked after.
+  std::vector<float> run(const Call& call, cuda::Product product, Act act, int64_t width, int64_t pad = 3) {
+    const int64_t size = product.output == cuda::Output::kF32 ? 4 : 2;
+    product.ldy = width + pad;
+    std::vector<uint8_t> y(static_cast<size_t>(product.tokens * product.ldy * size), 0xff);
     const cuda::Buffer device = upload(y);
-    if (choice != nullptr)
-      linear.run(context, *choice, act, x.data(), tokens, device.data(), ldy, stream_->get());
-    else
-      linear.run(context, act, x.data(), tokens, device.data(), ldy, stream_->get());
+    product.y = device.data();
+    call(product, stream_->get());
     stream_->synchronize();
     device.download(y.data(), device.bytes());
-    std::vector<uint16_t> result;
-    for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t i = linear.out(); i < ldy; ++i)
-        EXPECT_EQ(y[t * ldy + i], 0xffff) << "beyond the columns of y";
-      result.insert(result.end(), y.begin() + t * ldy, y.begin() + t * ldy + linear.out());
-    }
+    std::vector<float> result;
+    for (int64_t t = 0; t < product.tokens; ++t)
+      for (int64_t i = 0; i < product.ldy; ++i) {
+        uint16_t half;
+        float f;
+        const uint8_t* at = y.data() + (t * product.ldy + i) * size;
+        std::memcpy(&half, at, 2);
+        if (size == 4)
+          std::memcpy(&f, at, 4);
+        else
+          f = from_act(act, half);
+        if (i < width)
+          result.push_back(f);
+        else
+          EXPECT_EQ(half, 0xffff) << "beyond the columns of y";
+      }
     return result;
   }
+  std::vector<float> run(const cuda::Linear& linear, cuda::Context& context, const cuda::Choice* choice, Act act,
+                         const cuda::Buffer& x, int64_t tokens, cuda::Output output = cuda::Output::kAct) {
+    const Call call = [&](const cuda::Product& product, cudaStream_t stream) {
+      choice != nullptr ? linear.run(context, *choice, act, product, stream) : linear.run(context, act, product, stream);
+    };
+    const bool gated = output == cuda::Output::kGated, dense = choice != nullptr && choice->way == cuda::Way::kDense;
+    return run(call, {x.data(), tokens, nullptr, 0, output, {}, {}, 0}, act, gated ? linear.out() / 2 : linear.out(), gated && dense ? 0 : 3);
+  }
 
-  static double error(Act act, const std::vector<uint16_t>& y, const std::vector<double>& want) {
+  static double error(const std::vector<float>& y, const std::vector<double>& want) {
+    EXPECT_EQ(y.size(), want.size());
     double diff = 0, size = 0;
     for (size_t i = 0; i < y.size(); ++i) {
-      const double d = double{from_act(act, y[i])} - want[i];
+      const double d = double{y[i]} - want[i];
       if (!std::isfinite(d)) return INFINITY;
       diff += d * d, size += want[i] * want[i];
     }
     return std::sqrt(diff / size);
+  }
+
+  // The pieces of a norm: inputs that are to be scaled, and sums that go to the residual stream. `want` is the plain product.
+  void expect_norm_pieces(const Call& call, const cuda::Buffer& x, const std::vector<double>& want, int strips, int64_t out, int64_t in,
+                          Act act, int64_t tokens, bool by_strips) {
+    const int count = tokens % 2 == 0 ? 37 : 600;  // more than a warp holds at once
+    const auto sums = random_floats((count + 1) * tokens, 41), gain = random_floats(out, 42), bias = random_floats(out, 43),
+               residual = random_floats(tokens * out, 44);
+    std::vector<float> parts;
+    std::vector<double> factors, nexts;
+    for (int64_t t = 0; t < tokens; ++t) {
+      double all = 0;
+      for (int i = 0; i < count; ++i)
+        parts.push_back(std::abs(sums[t * (count + 1) + i]) * static_cast<float>(in) / count), all += parts.back();
+      parts.push_back(0.5f + std::abs(sums[t * (count + 1) + count]));
+      factors.push_back(1 / std::sqrt(all / static_cast<double>(in) + 1e-5) / parts.back());
+      nexts.push_back(1 / std::sqrt(all / static_cast<double>(out) + 1e-5));
+    }
+    const cuda::Buffer d_parts = upload(parts), d_gain = upload(gain), d_bias = upload(bias);
+    cuda::Product product{x.data(), tokens, nullptr, 0, cuda::Output::kAct, {d_parts.as<float>(), count}, {}, 1e-5f};
+    std::vector<double> scaled(want.begin(), want.begin() + tokens * out);
+    for (int64_t i = 0; i < tokens * out; ++i) scaled[i] *= factors[i / out];
+    EXPECT_LT(error(run(call, product, act, out), scaled), bound(act)) << "scaled";
+    if (out % 16 == 0) {
+      product.output = cuda::Output::kGated;
+      EXPECT_LT(error(run(call, product, act, out / 2), exact_gated(scaled, out, by_strips)), 3 * bound(act)) << "scaled and gated";
+    }
+    for (const bool first : {true, false}) {
+      SCOPED_TRACE(first ? "the first norm" : "a later norm");
+      const cuda::Buffer d_residual = upload(residual), d_x = upload(std::vector<uint16_t>(residual.size(), 0xffff)),
+                         after = upload(std::vector<float>(static_cast<size_t>(tokens * (strips + 1)), NAN));
+      product = {x.data(), tokens, nullptr, 0, cuda::Output::kResidual, {}, {}, 1e-5f};
+      product.residual = {d_residual.as<float>(), d_x.data(), first ? nullptr : d_bias.as<float>(), d_gain.as<float>(),
+                          first ? cuda::NormParts{} : cuda::NormParts{d_parts.as<float>(), count}, {after.as<float>(), strips}};
+      call(product, stream_->get());
+      stream_->synchronize();
+      std::vector<float> got(residual.size()), left(static_cast<size_t>(tokens * (strips + 1)));
+      std::vector<uint16_t> got_x(residual.size());
+      d_residual.download(got.data(), d_residual.bytes());
+      d_x.download(got_x.data(), d_x.bytes());
+      after.download(left.data(), after.bytes());
+      std::vector<double> sum, next_x;
+      std::vector<float> x_values;
+      for (int64_t i = 0; i < tokens * out; ++i) {
+        sum.push_back(double{residual[i]} + want[i] + (first ? 0 : bias[i % out]));
+        next_x.push_back(sum.back() * gain[i % out] * (first ? 1 : nexts[i / out]));
+        x_values.push_back(from_act(act, got_x[i]));
+      }
+      EXPECT_LT(error(got, sum), 1e-5);
+      EXPECT_LT(error(x_values, next_x), bound(act));
+      for (int64_t t = 0; t < tokens; ++t) {
+        double all = 0, squares = 0;
+        for (int i = 0; i < strips; ++i) all += left[t * (strips + 1) + i];
+        for (int64_t i = 0; i < out; ++i) squares += sum[t * out + i] * sum[t * out + i];
+        EXPECT_NEAR(all / squares, 1, 1e-5);
+        EXPECT_NEAR(left[t * (strips + 1) + strips] / (first ? 1 : nexts[t]), 1, 1e-5);
+      }
+    }
   }
 
   // Every configuration on the shapes, whatever pick() would choose.
@@ -80,12 +159,23 @@ class DeviceLinear : public ::testing::Test {
         const auto x = to_act(act, random_floats(kMost * s.in, 6));
         const cuda::Buffer device = upload(x);
         const auto want = exact_product(w, act, x, kMost);
+        const auto gates = exact_gated(want, s.out, true);
         const auto expect = [&](const cuda::Choice& choice, int64_t tokens, const std::string& name) {
           SCOPED_TRACE(
               fmt::format("[{}, {}] {} x {} tokens: {}", s.out, s.in, w.scheme.text(), tokens, name));
           const auto y = run(linear, context, &choice, act, device, tokens);
-          EXPECT_LT(error(act, y, {want.begin(), want.begin() + tokens * s.out}), bound(act));
+          EXPECT_LT(error(y, {want.begin(), want.begin() + tokens * s.out}), bound(act));
           EXPECT_TRUE(same_bits(y, run(linear, context, &choice, act, device, tokens))) << "two runs";
+          const auto other = [&](cuda::Output output) { return run(linear, context, &choice, act, device, tokens, output); };
+          if (s.out % 16 == 0) {
+            EXPECT_LT(error(other(cuda::Output::kGated), {gates.begin(), gates.begin() + tokens * s.out / 2}), 2 * bound(act)) << "gated";
+          }
+          if (choice.way == cuda::Way::kGemv) {
+            EXPECT_LT(error(other(cuda::Output::kF32), {want.begin(), want.begin() + tokens * s.out}), 1e-5) << "fp32";
+          }
+          if (choice.way == cuda::Way::kGemv)
+            expect_norm_pieces([&](const cuda::Product& p, cudaStream_t stream) { linear.run(context, choice, act, p, stream); }, device,
+                               want, linear.strips(), s.out, s.in, act, tokens, true);
         };
         for (int i = 0; i < cuda::kGemvCount; ++i) {
           const cuda::GemvConfig& c = cuda::kGemvConfigs[i];
@@ -131,7 +221,7 @@ TEST_F(DeviceLinear, PickedKernelMatchesDouble) {
         SCOPED_TRACE(fmt::format("[{}, {}] {} x {} tokens, {}", s.out, s.in, w.scheme.text(), tokens,
                                  static_cast<int>(act)));
         const auto y = run(linear, context, nullptr, act, device, tokens);
-        EXPECT_LT(error(act, y, {want.begin(), want.begin() + tokens * s.out}), bound(act));
+        EXPECT_LT(error(y, {want.begin(), want.begin() + tokens * s.out}), bound(act));
       }
     }
   }
@@ -140,6 +230,48 @@ TEST_F(DeviceLinear, PickedKernelMatchesDouble) {
 TEST_F(DeviceLinear, EveryKernelMatchesDouble) {
   every_kernel({kShapes[0], kShapes[1], kShapes[2], kShapes[7]}, {1, 50, 270});
 }
+
+class DeviceDense : public DeviceLinear {
+ protected:
+  void expect(int64_t out, int64_t in, const std::vector<int64_t>& counts) {
+    cuda::Context context;
+    for (const Act act : kActs) {
+      const auto w = to_act(act, random_floats(out * in, 21, 1.0f));
+      const int64_t most = counts.back();
+      const auto x = to_act(act, random_floats(most * in, 22));
+      std::vector<float> dense;
+      for (const uint16_t h : w) dense.push_back(from_act(act, h));
+      const cuda::Buffer d_w = upload(w), d_x = upload(x);
+      const cuda::DenseLinear linear(d_w.data(), out, in);
+      const auto want = exact_product(dense, out, in, act, x, most);
+      const auto gates = exact_gated(want, out, false);
+      const Call call = [&](const cuda::Product& product, cudaStream_t stream) { linear.run(context, act, product, stream); };
+      for (const int64_t tokens : counts) {
+        SCOPED_TRACE(fmt::format("[{}, {}] x {} tokens, {}", out, in, tokens, act == Act::kF16 ? "fp16" : "bf16"));
+        const auto product = [&](cuda::Output output) { return cuda::Product{d_x.data(), tokens, nullptr, 0, output, {}, {}, 0}; };
+        const auto y = run(call, product(cuda::Output::kAct), act, out);
+        EXPECT_LT(error(y, {want.begin(), want.begin() + tokens * out}), bound(act));
+        EXPECT_LT(error(run(call, product(cuda::Output::kF32), act, out), {want.begin(), want.begin() + tokens * out}), 1e-5) << "fp32";
+        if (out % 16 == 0) {
+          EXPECT_LT(error(run(call, product(cuda::Output::kGated), act, out / 2, 0), {gates.begin(), gates.begin() + tokens * out / 2}),
+                    3 * bound(act)) << "gated";
+        }
+        if (linear.takes_pieces(context, tokens))
+          expect_norm_pieces(call, d_x, want, linear.strips(), out, in, act, tokens, false);
+      }
+    }
+  }
+};
+
+TEST_F(DeviceDense, FewAndManyTokensMatchDouble) {
+  expect(1000, 1024, {1, 2, 4, 8, 9, 40});
+  expect(576, 4104, {1, 3, 8});
+  expect(4096, 96, {1, 5});
+}
+
+// Small enough for compute-sanitizer.
+using DeviceDenseSmall = DeviceDense;
+TEST_F(DeviceDenseSmall, FewTokensMatchDouble) { expect(48, 320, {1, 3, 8}); }
 
 // Small enough for compute-sanitizer.
 using DeviceLinearSmall = DeviceLinear;
@@ -180,7 +312,7 @@ TEST_F(DeviceLinear, ChainsOfEarlyStartsKeepTheirOrder) {
       cuda::Stream stream;
       cuda::Buffer x = upload(to_act(Act::kBF16, start)), y(x.bytes());
       for (int i = 0; i < 24; ++i) {
-        linear.run(context, Act::kBF16, x.data(), tokens, y.data(), n, stream.get());
+        linear.run(context, Act::kBF16, {x.data(), tokens, y.data(), n, cuda::Output::kAct, {}, {}, 0}, stream.get());
         if (wait) stream.synchronize();
         std::swap(x, y);
       }
@@ -197,7 +329,7 @@ TEST_F(DeviceLinear, ChainsOfEarlyStartsKeepTheirOrder) {
 TEST_F(DeviceLinear, NoTokensNoWork) {
   cuda::Context context;
   const cuda::Linear linear(random_quant(64, 64, 4, 64, true, DType::kF16, 15));
-  linear.run(context, Act::kF16, nullptr, 0, nullptr, 64, nullptr);
+  linear.run(context, Act::kF16, {nullptr, 0, nullptr, 64, cuda::Output::kAct, {}, {}, 0}, nullptr);
   cuda::check(cudaDeviceSynchronize(), "waiting");
 }
 

@@ -138,7 +138,9 @@ TEST(DeviceModel, EightBitsAreMultipliedDense) {
 }
 TEST(DeviceModel, Qwen3NormalisesHeads) {
   SKIP_WITHOUT_GPU();
-  expect_like_cpu(config_of("qwen3", 6, 2, 96), {.bits = 4, .group = 32}, 8);
+  // Seed 1 has a step in which rounding the cache alone to fp16, on the CPU, moves the logits by 0.002, 70 times as far as in the
+  // steps beside it; with this one no step does so by more than 0.0003.
+  expect_like_cpu(config_of("qwen3", 6, 2, 96), {.bits = 4, .group = 32, .seed = 4}, 8);
 }
 TEST(DeviceModel, Qwen2HasBiases) {
   SKIP_WITHOUT_GPU();

@@ -81,7 +81,8 @@ void expect_attention(Act act, const Case& c, int splits) {
     const int tokens = static_cast<int>(positions.size());
     const auto qkv = to_act(act, random_floats(int64_t{tokens} * width, decoding ? 8 : 9));
     const Buffer d_qkv = upload(qkv), d_positions = upload(positions), d_span_of = upload(span_of), d_spans = upload(spans),
-                 d_tiles = upload(tiles), y(int64_t{tokens} * c.heads * c.head_dim * 2),
+                 d_tiles = upload(tiles), y = upload(std::vector<uint16_t>(static_cast<size_t>(tokens * c.heads * c.head_dim), 0xffff)),
+               arrivals = upload(std::vector<uint32_t>(static_cast<size_t>(3 * c.kv_heads))),
                  partials(int64_t{tokens} * c.heads * splits * (c.head_dim + 2) * 4);
     const cuda::Batch batch{nullptr, d_positions.as<int>(), d_span_of.as<int>(), d_spans.as<cuda::DeviceSpan>(), d_pages.as<int>(),
                             tokens, 3};
@@ -91,15 +92,17 @@ void expect_attention(Act act, const Case& c, int splits) {
     if (c.norms) rope_args.q_gain = d_q.as<float>(), rope_args.k_gain = d_k.as<float>();
     rope_args.inv_freq = d_freq.as<double>(), rope_args.pairs = c.head_dim / 2, rope_args.heads = c.heads;
     rope_args.magnitude = 1, rope_args.eps = 1e-5f, rope_args.cache = view;
-    cuda::check(cuda::launch_rope_cache(act, rope_args, stream.get()), "rotating");
     cuda::AttentionArgs args;
     args.batch = batch, args.cache = view, args.q = d_qkv.data(), args.y = y.data(), args.ldq = width;
     args.heads = c.heads, args.window = c.window, args.scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
     args.tiles = d_tiles.as<int2>(), args.tile_count = static_cast<int>(tiles.size());
-    args.splits = splits, args.partials = partials.as<float>();
-    cuda::check(decoding ? cuda::launch_attention_decode(act, args, stream.get())
-                         : cuda::launch_attention_prefill(act, args, stream.get()),
-                "attention");
+    args.splits = splits, args.partials = partials.as<float>(), args.arrivals = arrivals.as<uint32_t>();
+    if (decoding) {
+      cuda::check(cuda::launch_attention_decode(act, args, rope_args, stream.get()), "attention");
+    } else {
+      cuda::check(cuda::launch_rope_cache(act, rope_args, stream.get()), "rotating");
+      cuda::check(cuda::launch_attention_prefill(act, args, stream.get()), "attention");
+    }
     stream.synchronize();
 
     std::vector<float> x = widened(act, qkv), want(static_cast<size_t>(tokens * c.heads * c.head_dim));
@@ -115,6 +118,7 @@ void expect_attention(Act act, const Case& c, int splits) {
     kv_write(cache, want_spans, k, v, width);
     attention_paged({c.heads, c.kv_heads, c.head_dim, args.scale, c.window}, cache, want_spans, x.data(), width, want.data());
     EXPECT_LT(distance(widened(act, fetched<uint16_t>(y)), want), 2 * bound(act)) << (decoding ? "decode" : "prefill");
+    EXPECT_EQ(fetched<uint32_t>(arrivals), std::vector<uint32_t>(static_cast<size_t>(3 * c.kv_heads))) << "as they were";
   }
 }
 
@@ -161,16 +165,34 @@ TEST(DeviceStep, EmbedsAndGates) {
                  d_bias = upload(bias), y(tokens * dim * 2);
     cuda::Batch batch;
     batch.ids = d_ids.as<int>(), batch.tokens = tokens;
-    cuda::check(cuda::launch_embed(act, batch, d_table.data(), dim, rows.as<float>(), stream.get()), "embedding");
-    cuda::check(cuda::launch_silu_mul(act, d_gate.data(), d_bias.as<float>(), tokens, dim, y.data(), stream.get()), "SwiGLU");
+    const auto gain = random_floats(dim, 4);
+    const Buffer d_gain = upload(gain), x(tokens * dim * 2), parts(tokens * (cuda::kEmbedParts + 1) * 4), again(tokens * dim * 4);
+    const cuda::EmbedArgs embed{batch, d_table.data(), dim, rows.as<float>(), x.data(), d_gain.as<float>(),
+                                {parts.as<float>(), cuda::kEmbedParts}};
+    cuda::check(cuda::launch_embed(act, embed, stream.get()), "embedding");
+    cuda::check(cuda::launch_embed(act, {batch, d_table.data(), dim, again.as<float>(), nullptr, nullptr, {}}, stream.get()), "embedding");
+    cuda::check(cuda::launch_silu_mul(act, d_gate.data(), d_bias.as<float>(), false, tokens, dim, y.data(), stream.get()), "SwiGLU");
     stream.synchronize();
     const auto got = fetched<float>(rows);
     for (int t = 0; t < tokens; ++t)
       for (int i = 0; i < dim; ++i) ASSERT_EQ(got[t * dim + i], from_act(act, table[ids[t] * dim + i]));
-    auto x = widened(act, gate_up);
-    for (size_t i = 0; i < x.size(); ++i) x[i] += bias[i % (2 * dim)];
+    EXPECT_TRUE(same_bits(got, fetched<float>(again)));
+    const auto got_x = fetched<uint16_t>(x);
+    const auto got_parts = fetched<float>(parts);
+    for (int t = 0; t < tokens; ++t) {
+      double all = 0, squares = 0;
+      for (int i = 0; i < dim; ++i) {
+        ASSERT_EQ(got_x[t * dim + i], to_act(act, got[t * dim + i] * gain[i]));
+        squares += double{got[t * dim + i]} * got[t * dim + i];
+      }
+      for (int i = 0; i < cuda::kEmbedParts; ++i) all += got_parts[t * (cuda::kEmbedParts + 1) + i];
+      EXPECT_NEAR(all / squares, 1, 1e-5);
+      EXPECT_EQ(got_parts[t * (cuda::kEmbedParts + 1) + cuda::kEmbedParts], 1);
+    }
+    auto pairs = widened(act, gate_up);
+    for (size_t i = 0; i < pairs.size(); ++i) pairs[i] += bias[i % (2 * dim)];
     std::vector<float> want(static_cast<size_t>(tokens * dim));
-    silu_mul(x.data(), tokens, dim, want.data());
+    silu_mul(pairs.data(), tokens, dim, want.data());
     EXPECT_LT(distance(widened(act, fetched<uint16_t>(y)), want), bound(act));
   }
 }
@@ -183,10 +205,13 @@ TEST(DeviceStep, ArgmaxTakesTheFirstOfEquals) {
   logits[40000] = logits[123] = logits[33000] = 99;
   logits[vocab + vocab - 1] = 99;
   logits[2 * vocab] = 99;
-  const Buffer d = upload(logits), ids(rows * 4);
-  cuda::check(cuda::launch_argmax(d.as<float>(), rows, vocab, ids.as<int>(), stream.get()), "argmax");
-  stream.synchronize();
-  EXPECT_EQ(fetched<int32_t>(ids), (std::vector<int32_t>{123, vocab - 1, 0}));
+  const Buffer d = upload(logits), scratch = upload(std::vector<uint32_t>(rows * cuda::kArgmaxScratch));
+  for (int i = 0; i < 3; ++i) {
+    const Buffer ids(rows * 4);
+    cuda::check(cuda::launch_argmax(d.as<float>(), rows, vocab, scratch.as<uint32_t>(), ids.as<int>(), stream.get()), "argmax");
+    stream.synchronize();
+    EXPECT_EQ(fetched<int32_t>(ids), (std::vector<int32_t>{123, vocab - 1, 0})) << "run " << i;
+  }
 }
 
 TEST(DeviceStep, OutputLayerOf8Bits) {

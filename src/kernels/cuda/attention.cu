@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/rope.cuh"
 #include "kernels/cuda/step.h"
 
 namespace awq::cuda {
@@ -34,26 +35,44 @@ __device__ __forceinline__ void load_queries(const T* rows[2], int lane, uint32_
   }
 }
 
-// One page. first: position of its first key; a row sees keys from low[] to high[].
+// A page of a key head as operands: lane n = lane / 4 and c = lane % 4 hold keys' elements 8c .. 8c + 7 of each 32, and of the values
+// element 8i + n of keys 4c .. 4c + 3. Column n of tile j stands for key 4 (n / 2) + 2 j + n % 2: then a lane's weights are those of
+// four consecutive keys.
 template <class T, int HeadDim>
-__device__ __forceinline__ void take_page(const T* page, int first, const int low[2], const int high[2], float scale, int lane,
-                                          const uint32_t q[HeadDim / 16][4], Accumulator<HeadDim>& acc) {
-  // Column n of tile j stands for key 4 (n / 2) + 2 j + n % 2: then a lane's weights are those of four consecutive keys.
-  const int n = lane / 4, c = lane % 4;
-  const T* keys[2] = {page + (4 * (n / 2) + n % 2) * HeadDim + c * 8, page + (4 * (n / 2) + 2 + n % 2) * HeadDim + c * 8};
+struct Page {
+  uint4 keys[HeadDim / 32][2];
+  uint2 values[HeadDim / 8];
+
+  // Past the L1 cache where no other warp of the block reads the same.
+  template <bool Cached>
+  __device__ __forceinline__ void load(const T* page, int lane) {
+    const auto get = [](const auto* p) { return Cached ? *p : __ldcg(p); };
+    const int n = lane / 4, c = lane % 4;
+#pragma unroll
+    for (int i = 0; i < HeadDim / 32; ++i)
+#pragma unroll
+      for (int j = 0; j < 2; ++j)
+        keys[i][j] = get(reinterpret_cast<const uint4*>(page + (4 * (n / 2) + 2 * j + n % 2) * HeadDim + c * 8 + i * 32));
+#pragma unroll
+    for (int i = 0; i < HeadDim / 8; ++i)
+      values[i] = get(reinterpret_cast<const uint2*>(page + kCachePage * HeadDim + (i * 8 + n) * kCachePage + 4 * c));
+  }
+};
+
+// first: position of the page's first key; a row sees keys from low[] to high[].
+template <class T, int HeadDim>
+__device__ __forceinline__ void take_page(const Page<T, HeadDim>& page, int first, const int low[2], const int high[2], float scale,
+                                          int lane, const uint32_t q[HeadDim / 16][4], Accumulator<HeadDim>& acc) {
+  const int c = lane % 4;
   float s[2][4] = {};
 #pragma unroll
   for (int i = 0; i < HeadDim / 32; ++i)
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const uint4 k = *reinterpret_cast<const uint4*>(keys[j] + i * 32);
+      const uint4& k = page.keys[i][j];
       mma_16x8x16<T>(s[j], q[2 * i], k.x, k.y);
       mma_16x8x16<T>(s[j], q[2 * i + 1], k.z, k.w);
     }
-  uint2 v[HeadDim / 8];
-  const T* values = page + kCachePage * HeadDim;
-#pragma unroll
-  for (int i = 0; i < HeadDim / 8; ++i) v[i] = *reinterpret_cast<const uint2*>(values + (i * 8 + n) * kCachePage + 4 * c);
   uint32_t p[4];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
@@ -78,7 +97,7 @@ __device__ __forceinline__ void take_page(const T* page, int first, const int lo
     for (int i = 0; i < HeadDim / 8; ++i) acc.o[i][2 * h] *= shrink, acc.o[i][2 * h + 1] *= shrink;
   }
 #pragma unroll
-  for (int i = 0; i < HeadDim / 8; ++i) mma_16x8x16<T>(acc.o[i], p, v[i].x, v[i].y);
+  for (int i = 0; i < HeadDim / 8; ++i) mma_16x8x16<T>(acc.o[i], p, page.values[i].x, page.values[i].y);
 }
 
 template <int HeadDim>
@@ -124,7 +143,9 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_kernel(AttentionArgs a) {
   for (int i = begin; i <= end; ++i) {
     const int page = a.batch.pages[span.pages + i];
     const T* at = static_cast<const T*>(a.cache.base) + page * a.cache.page_elements() + kv * a.cache.head_elements();
-    take_page<T, HeadDim>(at, i * kCachePage, low, high, scale, lane, q, acc);
+    Page<T, HeadDim> content;
+    content.template load<true>(at, lane);
+    take_page<T, HeadDim>(content, i * kCachePage, low, high, scale, lane, q, acc);
   }
   finish_sums(acc);
 #pragma unroll
@@ -150,101 +171,159 @@ struct KeyParts {
   __device__ __forceinline__ int parts() const { return (pages + each - 1) / each; }
 };
 
-// Block: span x key head x split; its warps take the split's pages in turn and meet in shared memory. Spans and pages are the
-// host's: they need no predecessor.
+// Shared memory of a decoding block: what its warps have to join (before, a line for each to prepare heads in), then the queries.
 template <class T, int HeadDim>
-__global__ void __launch_bounds__(kWarps * 32) decode_kernel(AttentionArgs a) {
+struct DecodeShared {
+  static constexpr int kLine = HeadDim + 2;
+  static __host__ __device__ int bytes(int group) { return kWarps * group * kLine * 4 + group * HeadDim * static_cast<int>(sizeof(T)); }
+};
+
+// Joins the parts of a key head's queries, in order: one block.
+template <class T, int HeadDim>
+__device__ __forceinline__ void join_parts(const AttentionArgs& a, int64_t head0, int group, int parts, float (*weights)[kAttentionSplits],
+                                           float* sums) {
+  constexpr int kLine = DecodeShared<T, HeadDim>::kLine, kPairs = HeadDim / 2, kAtOnce = 8;
+  const int lane = threadIdx.x % 32;
+  const float* lines = a.partials + head0 * a.splits * kLine;
+  for (int row = threadIdx.x / 32; row < group; row += kWarps) {
+    const float* line = lines + (row * a.splits + lane) * kLine + HeadDim;
+    const float2 own = lane < parts ? __ldcg(reinterpret_cast<const float2*>(line)) : make_float2(-INFINITY, 0);
+    float top = own.x;
+#pragma unroll
+    for (int i = 16; i > 0; i /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, i));
+    const float weight = exp2f(own.x - top);
+    float sum = own.y * weight;
+#pragma unroll
+    for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(~0u, sum, i);
+    weights[row][lane] = weight;
+    if (lane == 0) sums[row] = sum;
+  }
+  __syncthreads();
+  for (int e = threadIdx.x; e < group * kPairs; e += kWarps * 32) {
+    const int row = e / kPairs, d = e % kPairs * 2;
+    const float* line = lines + row * a.splits * kLine + d;
+    float2 o = {0, 0};
+    for (int first = 0; first < parts; first += kAtOnce) {
+      float2 v[kAtOnce];
+#pragma unroll
+      for (int s = 0; s < kAtOnce; ++s)
+        v[s] = first + s < parts ? __ldcg(reinterpret_cast<const float2*>(line + (first + s) * kLine)) : make_float2(0, 0);
+#pragma unroll
+      for (int s = 0; s < kAtOnce; ++s) {
+        const float weight = first + s < parts ? weights[row][first + s] : 0;
+        o.x += v[s].x * weight, o.y += v[s].y * weight;
+      }
+    }
+    *reinterpret_cast<uint32_t*>(static_cast<T*>(a.y) + (head0 + row) * HeadDim + d) = pack_pair<T>(o.x / sums[row], o.y / sums[row]);
+  }
+}
+
+// Block: span x key head x split. It prepares the group's queries, and the one with the last page the new key and value, which it
+// puts into the cache; its warps take the split's pages in turn and meet in shared memory; of the blocks of a key head the one that
+// ends last joins their parts. Spans, positions and pages are the host's: they need no predecessor.
+template <class T, int HeadDim>
+__global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_constant__ AttentionArgs a, const __grid_constant__ RopeArgs rope) {
   allow_successor();
-  extern __shared__ float shared[];  // [warps][group][HeadDim + 2]
+  constexpr int kLine = DecodeShared<T, HeadDim>::kLine;
+  extern __shared__ float shared[];
+  __shared__ float weights[kRows][kAttentionSplits], sums[kRows];
+  __shared__ uint32_t arrived;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int group = a.heads / a.cache.kv_heads;
+  T* queries = reinterpret_cast<T*>(shared + kWarps * group * kLine);
   const int split = blockIdx.x % a.splits, kv = blockIdx.x / a.splits % a.cache.kv_heads,
             index = blockIdx.x / (a.splits * a.cache.kv_heads);
   const DeviceSpan span = a.batch.spans[index];
   const KeyParts keys(a, span);
+  const int parts = keys.parts();
+  if (split >= parts) return;  // others wait for the predecessor, and with them the successor
   const int to = keys.begin + min(keys.pages, (split + 1) * keys.each), from = keys.begin + split * keys.each + warp;
-  int page = from < to ? a.batch.pages[span.pages + from] : 0;
+  const auto load = [&](int i, Page<T, HeadDim>& content) {
+    const int page = a.batch.pages[span.pages + i];
+    content.template load<false>(
+        static_cast<const T*>(a.cache.base) + page * a.cache.page_elements() + kv * a.cache.head_elements(), lane);
+  };
+  // The keys of earlier steps need no predecessor either; only the last page gets a new one in this step.
+  const int last = keys.begin + keys.pages - 1;
+  Page<T, HeadDim> content;
+  if (from < to && from != last) load(from, content);
+  const bool newest = split == parts - 1;
+  const int position = a.batch.positions[span.first], own_page = newest ? a.batch.pages[span.pages + position / kCachePage] : 0;
+  Rotation<HeadDim / 32> rotation;
+  rotation.set(rope, position, lane);
   wait_for_predecessor();
-  if (split >= keys.parts()) return;
+  for (int h = warp; h < group + (newest ? 2 : 0); h += kWarps) {
+    const int head = h < group ? kv * group + h : a.heads + kv + (h - group) * a.cache.kv_heads;
+    float* line = shared + warp * group * kLine;
+    prepare_head<T>(rope, static_cast<const T*>(rope.qkv) + span.first * a.ldq + head * HeadDim, head, rotation, line, lane);
+    if (h < group)
+      for (int i = lane; i < HeadDim; i += 32) queries[h * HeadDim + i] = static_cast<T>(line[i]);
+    else
+      store_in_cache<T>(a.cache, own_page, position, kv, h > group, line, lane);
+    __syncwarp();
+  }
+  __syncthreads();
   const T* q_rows[2];
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int row = lane / 4 + 8 * h;
-    q_rows[h] = row < group ? static_cast<const T*>(a.q) + span.first * a.ldq + (kv * group + row) * HeadDim : nullptr;
-  }
+  for (int h = 0; h < 2; ++h) q_rows[h] = lane / 4 + 8 * h < group ? queries + (lane / 4 + 8 * h) * HeadDim : nullptr;
   uint32_t q[HeadDim / 16][4];
   load_queries<T, HeadDim>(q_rows, lane, q);
   const int low[2] = {keys.first, keys.first}, high[2] = {span.past, span.past};
   Accumulator<HeadDim> acc;
   const float scale = a.scale * 1.44269504088896f;
+  if (from < to && from == last) load(from, content);
   for (int i = from; i < to; i += kWarps) {
-    const T* at = static_cast<const T*>(a.cache.base) + page * a.cache.page_elements() + kv * a.cache.head_elements();
-    if (i + kWarps < to) page = a.batch.pages[span.pages + i + kWarps];
-    take_page<T, HeadDim>(at, i * kCachePage, low, high, scale, lane, q, acc);
+    Page<T, HeadDim> next;
+    if (i + kWarps < to) load(i + kWarps, next);
+    take_page<T, HeadDim>(content, i * kCachePage, low, high, scale, lane, q, acc);
+    content = next;
   }
   finish_sums(acc);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = lane / 4 + 8 * h;
     if (row >= group) continue;
-    float* line = shared + (warp * group + row) * (HeadDim + 2);
+    float* line = shared + (warp * group + row) * kLine;
 #pragma unroll
     for (int i = 0; i < HeadDim / 8; ++i) line[i * 8 + lane % 4 * 2] = acc.o[i][2 * h], line[i * 8 + lane % 4 * 2 + 1] = acc.o[i][2 * h + 1];
     if (lane % 4 == 0) line[HeadDim] = acc.top[h], line[HeadDim + 1] = acc.sum[h];
   }
   __syncthreads();
+  const int64_t head0 = static_cast<int64_t>(span.first) * a.heads + kv * group;
   for (int e = threadIdx.x; e < group * HeadDim; e += blockDim.x) {
     const int row = e / HeadDim, d = e % HeadDim;
     float top = -INFINITY;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, shared[(w * group + row) * (HeadDim + 2) + HeadDim]);
+    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, shared[(w * group + row) * kLine + HeadDim]);
     const float base = top == -INFINITY ? 0 : top;
     float o = 0, sum = 0;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
-      const float* line = shared + (w * group + row) * (HeadDim + 2);
+      const float* line = shared + (w * group + row) * kLine;
       const float weight = exp2f(line[HeadDim] - base);
       o += line[d] * weight, sum += line[HeadDim + 1] * weight;
     }
-    const int64_t head = static_cast<int64_t>(span.first) * a.heads + kv * group + row;
-    if (a.splits == 1) {
-      static_cast<T*>(a.y)[head * HeadDim + d] = static_cast<T>(o / sum);
+    if (parts == 1) {
+      static_cast<T*>(a.y)[(head0 + row) * HeadDim + d] = static_cast<T>(o / sum);
     } else {
-      float* line = a.partials + (head * a.splits + split) * (HeadDim + 2);
+      float* line = a.partials + ((head0 + row) * a.splits + split) * kLine;
       line[d] = o;
       if (d == 0) line[HeadDim] = top, line[HeadDim + 1] = sum;
     }
   }
+  if (parts == 1) return;
+  __threadfence();
+  __syncthreads();
+  uint32_t* arrivals = a.arrivals + index * a.cache.kv_heads + kv;
+  if (threadIdx.x == 0) arrived = atomicAdd(arrivals, 1);
+  __syncthreads();
+  if (arrived + 1 != static_cast<uint32_t>(parts)) return;
+  if (threadIdx.x == 0) *arrivals = 0;
+  __threadfence();
+  join_parts<T, HeadDim>(a, head0, group, parts, weights, sums);
 }
 
 static_assert(kAttentionSplits <= 32, "a lane per part");
-
-// Block: token x head, a thread per element.
-template <class T, int HeadDim>
-__global__ void __launch_bounds__(HeadDim) combine_kernel(AttentionArgs a) {
-  allow_successor();
-  const int parts = KeyParts(a, a.batch.spans[a.batch.span_of[blockIdx.x / a.heads]]).parts(), lane = threadIdx.x % 32;
-  const float* lines = a.partials + static_cast<int64_t>(blockIdx.x) * a.splits * (HeadDim + 2);
-  wait_for_predecessor();
-  const float* line = lines + lane * (HeadDim + 2);
-  const float own = lane < parts ? line[HeadDim] : -INFINITY;
-  float sum = lane < parts ? line[HeadDim + 1] : 0, top = own, o = 0;
-  constexpr int kAtOnce = 8;
-  float first[kAtOnce];
-#pragma unroll
-  for (int s = 0; s < kAtOnce; ++s) first[s] = s < parts ? lines[s * (HeadDim + 2) + threadIdx.x] : 0;
-#pragma unroll
-  for (int i = 16; i > 0; i /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, i));
-  const float weight = exp2f(own - top);
-  sum *= weight;
-#pragma unroll
-  for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(~0u, sum, i);
-#pragma unroll
-  for (int s = 0; s < kAtOnce; ++s) o += first[s] * __shfl_sync(~0u, weight, s);
-#pragma unroll 8
-  for (int s = kAtOnce; s < parts; ++s) o += lines[s * (HeadDim + 2) + threadIdx.x] * __shfl_sync(~0u, weight, s);
-  static_cast<T*>(a.y)[static_cast<int64_t>(blockIdx.x) * HeadDim + threadIdx.x] = static_cast<T>(o / sum);
-}
 
 bool overlap() {
   static const bool value = [] {
@@ -256,13 +335,10 @@ bool overlap() {
 }
 
 template <class T, int HeadDim>
-cudaError_t decode(const AttentionArgs& a, cudaStream_t stream) {
-  const int group = a.heads / a.cache.kv_heads;
-  const int shared = kWarps * group * (HeadDim + 2) * 4;
-  const cudaError_t error = launch_kernel(decode_kernel<T, HeadDim>, overlap(),
-                                          {a.batch.span_count * a.cache.kv_heads * a.splits, kWarps * 32, 1}, shared, stream, a);
-  if (error != cudaSuccess || a.splits == 1) return error;
-  return launch_kernel(combine_kernel<T, HeadDim>, overlap(), {a.batch.span_count * a.heads, HeadDim, 1}, 0, stream, a);
+cudaError_t decode(const AttentionArgs& a, const RopeArgs& rope, cudaStream_t stream) {
+  const LaunchShape shape{a.batch.span_count * a.cache.kv_heads * a.splits, kWarps * 32, 1};
+  return launch_kernel(decode_kernel<T, HeadDim>, overlap(), shape, DecodeShared<T, HeadDim>::bytes(a.heads / a.cache.kv_heads), stream,
+                       a, rope);
 }
 
 template <class T, int HeadDim>
@@ -270,12 +346,13 @@ cudaError_t prefill(const AttentionArgs& a, cudaStream_t stream) {
   return launch_kernel(prefill_kernel<T, HeadDim>, overlap(), {a.tile_count * a.cache.kv_heads, kWarps * 32, 1}, 0, stream, a);
 }
 
-template <class T>
-cudaError_t by_head_dim(const AttentionArgs& a, bool decoding, cudaStream_t stream) {
-  switch (a.cache.head_dim) {
-    case 64: return decoding ? decode<T, 64>(a, stream) : prefill<T, 64>(a, stream);
-    case 96: return decoding ? decode<T, 96>(a, stream) : prefill<T, 96>(a, stream);
-    case 128: return decoding ? decode<T, 128>(a, stream) : prefill<T, 128>(a, stream);
+// Calls use<head_dim>().
+template <class Use>
+cudaError_t by_head_dim(int head_dim, const Use& use) {
+  switch (head_dim) {
+    case 64: return use.template operator()<64>();
+    case 96: return use.template operator()<96>();
+    case 128: return use.template operator()<128>();
   }
   return cudaErrorInvalidValue;
 }
@@ -286,12 +363,16 @@ bool attention_takes(int head_dim, int heads, int kv_heads) {
   return (head_dim == 64 || head_dim == 96 || head_dim == 128) && heads % kv_heads == 0 && heads / kv_heads <= kRows;
 }
 
-cudaError_t launch_attention_decode(Act act, const AttentionArgs& args, cudaStream_t stream) {
-  return act == Act::kF16 ? by_head_dim<__half>(args, true, stream) : by_head_dim<__nv_bfloat16>(args, true, stream);
+cudaError_t launch_attention_decode(Act act, const AttentionArgs& args, const RopeArgs& rope, cudaStream_t stream) {
+  return by_head_dim(args.cache.head_dim, [&]<int HeadDim>() {
+    return act == Act::kF16 ? decode<__half, HeadDim>(args, rope, stream) : decode<__nv_bfloat16, HeadDim>(args, rope, stream);
+  });
 }
 
 cudaError_t launch_attention_prefill(Act act, const AttentionArgs& args, cudaStream_t stream) {
-  return act == Act::kF16 ? by_head_dim<__half>(args, false, stream) : by_head_dim<__nv_bfloat16>(args, false, stream);
+  return by_head_dim(args.cache.head_dim, [&]<int HeadDim>() {
+    return act == Act::kF16 ? prefill<__half, HeadDim>(args, stream) : prefill<__nv_bfloat16, HeadDim>(args, stream);
+  });
 }
 
 }  // namespace awq::cuda

@@ -100,6 +100,9 @@ __device__ __forceinline__ uint32_t pack_pair<__nv_bfloat16>(float lo, float hi)
   return as_bits(__floats2bfloat162_rn(lo, hi));
 }
 
+// SwiGLU of a pair of sums.
+__device__ __forceinline__ float gated(float gate, float up) { return gate / (1 + __expf(-gate)) * up; }
+
 // ---- tensor cores
 // ----------------------------------------------------------------------------------------------- d [16 x 8]
 // += a [16 x 16] b [16 x 8], fp32 sums.

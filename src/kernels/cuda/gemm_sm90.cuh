@@ -230,37 +230,53 @@ struct GemmBlock {
     for (int c = worker + 1 + thread; c < end; c += kConsumers) *flag(c) = 0;
   }
 
-  // Through shared memory, so that 16 bytes of neighbouring rows leave together: y is [tokens, out].
+  // Through shared memory, so that 16 bytes of neighbouring rows leave together: y is [tokens, out], or [tokens, out / 2].
   __device__ void store(const float (&acc)[S::N / 2], int m, int n, int strip, int lane, int thread) const {
     const float scale = args.w.out_scale;
-    unsigned char* tile = shared + S::kOut;
+    const bool gate = args.output == Output::kGated;
     named_sync(1, kConsumers);  // the last tile has left
-    const uint32_t to =
-        base + S::kOut + (lane / 16 * 8 + lane % 8) * S::kOutRow + strip * 32 + lane / 8 % 2 * 16;
+    if (gate) {
+      const uint32_t to = base + S::kOut + lane % 16 * S::kOutRow + strip * 16;
 #pragma unroll
-    for (int j = 0; j < S::N / 8; j += 2) {
-      uint32_t r[4];
+      for (int j = 0; j < S::N / 8; j += 2) {
+        uint32_t r[2];
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        r[i] = pack_pair<T>(acc[4 * j + 2 * i] * scale, acc[4 * j + 2 * i + 1] * scale);
-      asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(
-                       to + j * 8 * S::kOutRow),
-                   "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
-                   : "memory");
+        for (int i = 0; i < 2; ++i) {
+          const float* sum = acc + 4 * (j + i);
+          r[i] = pack_pair<T>(gated(sum[0] * scale, sum[2] * scale), gated(sum[1] * scale, sum[3] * scale));
+        }
+        asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1,%2};" ::"r"(to + j * 8 * S::kOutRow),
+                     "r"(r[0]), "r"(r[1])
+                     : "memory");
+      }
+    } else {
+      const uint32_t to = base + S::kOut + (lane / 16 * 8 + lane % 8) * S::kOutRow + strip * 32 + lane / 8 % 2 * 16;
+#pragma unroll
+      for (int j = 0; j < S::N / 8; j += 2) {
+        uint32_t r[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          r[i] = pack_pair<T>(acc[4 * j + 2 * i] * scale, acc[4 * j + 2 * i + 1] * scale);
+        asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(
+                         to + j * 8 * S::kOutRow),
+                     "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                     : "memory");
+      }
     }
     named_sync(1, kConsumers);
-    const int row = m * kPanelRows + thread % 16 * 8;
-    const bool whole_chunks = args.w.out % 8 == 0 && args.ldy % 8 == 0;
+    const int chunks = gate ? 8 : 16, rows = gate ? kPanelRows / 2 : kPanelRows, out = gate ? args.w.out / 2 : args.w.out;
+    const int row = m * rows + thread % chunks * 8;
+    const bool whole_chunks = out % 8 == 0 && args.ldy % 8 == 0;
 #pragma unroll 4
-    for (int i = 0; i < S::N / 16; ++i) {
-      const int t = i * 16 + thread / 16, token = n * S::N + t;
+    for (int t = thread / chunks; t < S::N; t += kConsumers / chunks) {
+      const int token = n * S::N + t;
       if (token >= args.tokens) break;
-      const unsigned char* from = tile + t * S::kOutRow + thread % 16 * 16;
+      const unsigned char* from = shared + S::kOut + t * S::kOutRow + thread % chunks * 16;
       T* y = static_cast<T*>(args.y) + token * args.ldy + row;
-      if (whole_chunks && row < args.w.out) {
+      if (whole_chunks && row < out) {
         *reinterpret_cast<uint4*>(y) = *reinterpret_cast<const uint4*>(from);
       } else {
-        for (int e = 0; e < 8 && row + e < args.w.out; ++e) y[e] = reinterpret_cast<const T*>(from)[e];
+        for (int e = 0; e < 8 && row + e < out; ++e) y[e] = reinterpret_cast<const T*>(from)[e];
       }
     }
   }

@@ -16,6 +16,7 @@
 #include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/outputs.cuh"
 
 namespace awq::cuda {
 
@@ -83,6 +84,7 @@ template <class T, int R, int kWarps, int kDepth, int Tokens, int Groups, int Sp
 __global__ void __launch_bounds__(kWarps * 32) gemv_kernel(const __grid_constant__ LinearArgs args) {
   using G = Gemv<T, R, kWarps, kDepth, Tokens, Groups, Split>;
   extern __shared__ __align__(128) unsigned char shared[];
+  __shared__ TokenScales<Tokens> scales;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int strip = blockIdx.x / Split * R, units = args.w.blocks / kUnitBlocks;
   const int rank = blockIdx.x % Split, first = rank * kWarps + warp;
@@ -105,6 +107,16 @@ __global__ void __launch_bounds__(kWarps * 32) gemv_kernel(const __grid_constant
       fetch_x<G, T, Tokens>(args, ring + d * G::kStageBytes, unit, lane);
     commit_copies();
   }
+
+  scales.fill(args, warp, kWarps, lane);
+  constexpr int kRows = R * kStripRows, kOutputStep = kStep * 32, kOutputs = (Tokens * kRows + kOutputStep - 1) / kOutputStep;
+  const int first_output = rank * kWarps * 32 + threadIdx.x;
+  float before[kOutputs];
+  if (args.output == Output::kResidual)
+#pragma unroll
+    for (int n = 0; n < kOutputs; ++n)
+      if (const int i = first_output + n * kOutputStep, row = strip * kStripRows + i % kRows; i / kRows < args.tokens && row < args.w.out)
+        before[n] = residual_at(args, i / kRows, row);
 
   float sum[R][G::kTiles][4] = {}, part[R][G::kTiles][4] = {};
   // Lane l reads row l % 8 of the 8 x 8 piece l / 8 of x: token l % 8, columns 8 (l / 8) of 32.
@@ -175,7 +187,6 @@ __global__ void __launch_bounds__(kWarps * 32) gemv_kernel(const __grid_constant
   }
 
   // Sums of the warps: [warp][token][row].
-  constexpr int kRows = R * kStripRows;
   wait_copies<0>();
   __syncthreads();
   float* sums = reinterpret_cast<float*>(shared);
@@ -193,18 +204,16 @@ __global__ void __launch_bounds__(kWarps * 32) gemv_kernel(const __grid_constant
   else
     __syncthreads();
   // Added in the order of warps and blocks; each block of a cluster finishes its part of the outputs.
-  for (int i = rank * kWarps * 32 + threadIdx.x; i < Tokens * kRows; i += kStep * 32) {
-    const int token = i / kRows, row = strip * kStripRows + i % kRows;
-    float total = 0;
+  const auto total = [&](int i) {
+    float all = 0;
 #pragma unroll
     for (int b = 0; b < Split; ++b)
 #pragma unroll
       for (int v = 0; v < kWarps; ++v)
-        total +=
-            Split == 1 ? sums[v * Tokens * kRows + i] : load_cluster(base + (v * Tokens * kRows + i) * 4, b);
-    if (token < args.tokens && row < args.w.out)
-      static_cast<T*>(args.y)[token * args.ldy + row] = static_cast<T>(total * args.w.out_scale);
-  }
+        all += Split == 1 ? sums[v * Tokens * kRows + i] : load_cluster(base + (v * Tokens * kRows + i) * 4, b);
+    return all;
+  };
+  finish_outputs<T, Tokens, kRows, kOutputStep>(args, scales, strip, first_output, total, [&](int n, int, int) { return before[n]; });
   if constexpr (Split > 1) cluster_sync();  // no block ends while another reads its sums
 }
 

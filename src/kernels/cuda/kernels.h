@@ -32,6 +32,10 @@ inline constexpr int kGemmCount = std::size(kGemmConfigs);
 
 // Shared memory of a block; what a device must offer for the kernel to run.
 int gemv_shared_bytes(int config, const PackedView& w);
+// gemv_dense.cuh: up to kDenseTokens tokens; w.codes are rows of 16-bit numbers.
+constexpr int kDenseTokens = 8;
+int gemv_dense_shared_bytes(int tokens);
+cudaError_t launch_gemv_dense(Act act, const LinearArgs& args, int processors, cudaStream_t stream);
 cudaError_t launch_gemv(int config, Act act, const LinearArgs& args, cudaStream_t stream);
 // codes_map in boxes of the configuration's blocks, x_map of its tokens (tensor_map.h).
 cudaError_t launch_gemm_sm90(int config, Act act, const LinearArgs& args, const GemmPlan& plan,

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/pack.h"
+#include "kernels/cuda/step.h"
 #include "kernels/cuda/tensor_map.h"
 
 namespace awq::cuda {
@@ -51,6 +52,11 @@ void* Context::dense(int64_t bytes) {
   return dense_.data();
 }
 
+void* Context::pairs(int64_t bytes) {
+  if (pairs_.bytes() < bytes) pairs_ = Buffer(bytes);
+  return pairs_.data();
+}
+
 Linear::Linear(const QuantWeight& w) {
   const PackedHost packed = pack_host(w);
   view_ = packed.view;
@@ -75,26 +81,67 @@ int64_t Linear::bytes() const {
          int64_t{view_.panels()} * view_.groups * kScaleBytes;
 }
 
-void Linear::run(Context& context, Act act, const void* x, int64_t tokens, void* y, int64_t ldy,
-                 cudaStream_t stream) const {
-  if (tokens > 0) run(context, pick(context.traits(), view_, tokens), act, x, tokens, y, ldy, stream);
+namespace {
+
+LinearArgs arguments(const Context& context, const PackedView& view, const Product& product) {
+  LinearArgs args;
+  args.w = view;
+  args.x = product.x, args.y = product.y;
+  args.tokens = static_cast<int>(product.tokens);
+  args.ldy = product.ldy;
+  args.split = context.split();
+  args.overlap = context.traits().hopper;
+  args.output = product.output;
+  args.scaled = product.scaled, args.residual = product.residual, args.eps = product.eps;
+  return args;
 }
 
-void Linear::run(Context& context, const Choice& choice, Act act, const void* x, int64_t tokens, void* y,
-                 int64_t ldy, cudaStream_t stream) const {
-  if (choice.way == Way::kDense) return run_dense(context, act, x, tokens, y, ldy, stream);
-  LinearArgs args;
-  args.w = view_;
-  args.split = context.split();
-  args.ldy = ldy;
-  args.overlap = context.traits().hopper;
-  for (int64_t first = 0; first < tokens; first += choice.tokens) {
-    args.x = static_cast<const std::byte*>(x) + first * view_.in * 2;
-    args.y = static_cast<std::byte*>(y) + first * ldy * 2;
-    args.tokens = static_cast<int>(std::min<int64_t>(choice.tokens, tokens - first));
+// Whether a product is one that any kernel takes.
+bool plain(const Product& product) {
+  return product.scaled.sums == nullptr && (product.output == Output::kAct || product.output == Output::kGated);
+}
+
+// Rows of gates and ups in scratch, met by a kernel of their own.
+template <class Run>
+void run_in_pairs(Context& context, Act act, const Product& product, int64_t out, bool by_strips, cudaStream_t stream, const Run& run) {
+  check_internal(product.ldy == out / 2, "gated outputs apart from each other");
+  Product whole = product;
+  whole.y = context.pairs(product.tokens * out * 2), whole.ldy = out, whole.output = Output::kAct;
+  run(whole);
+  check(launch_silu_mul(act, whole.y, nullptr, by_strips, static_cast<int>(product.tokens), static_cast<int>(out / 2), product.y, stream),
+        "SwiGLU");
+}
+
+}  // namespace
+
+bool Linear::takes_pieces(const Context& context, int64_t tokens) const {
+  if (tokens < 1 || tokens > kPieceTokens) return false;
+  const Choice choice = pick(context.traits(), view_, tokens);
+  return choice.way == Way::kGemv && choice.tokens >= tokens;
+}
+
+void Linear::run(Context& context, Act act, const Product& product, cudaStream_t stream) const {
+  if (product.tokens > 0) run(context, pick(context.traits(), view_, product.tokens), act, product, stream);
+}
+
+void Linear::run(Context& context, const Choice& choice, Act act, const Product& product, cudaStream_t stream) const {
+  check_internal(plain(product) || choice.tokens >= product.tokens, "a product in pieces with a special input or output");
+  if (choice.way == Way::kDense) {
+    if (product.output != Output::kGated) return run_dense(context, act, product, stream);
+    return run_in_pairs(context, act, product, view_.out, true, stream,
+                        [&](const Product& whole) { run_dense(context, act, whole, stream); });
+  }
+  LinearArgs args = arguments(context, view_, product);
+  for (int64_t first = 0; first < product.tokens; first += choice.tokens) {
+    if (first > 0) {
+      args.x = static_cast<const std::byte*>(product.x) + first * view_.in * 2;
+      args.y = static_cast<std::byte*>(product.y) + first * product.ldy * 2;
+    }
+    args.tokens = static_cast<int>(std::min<int64_t>(choice.tokens, product.tokens - first));
     if (choice.way == Way::kGemv) {
       check(launch_gemv(choice.config, act, args, stream), "starting a 4-bit product of few tokens");
     } else {
+      check_internal(plain(product), "a product of many tokens with a special input or output");
       const GemmConfig& config = kGemmConfigs[choice.config];
       check(launch_gemm_sm90(choice.config, act, args, choice.plan, maps_[config.blocks - 1],
                              x_tensor_map(args.x, args.tokens, view_.in, config.tokens), stream),
@@ -104,8 +151,8 @@ void Linear::run(Context& context, const Choice& choice, Act act, const void* x,
 }
 
 // Slices of rows, so that scratch stays small; y's columns are filled slice by slice.
-void Linear::run_dense(Context& context, Act act, const void* x, int64_t tokens, void* y, int64_t ldy,
-                       cudaStream_t stream) const {
+void Linear::run_dense(Context& context, Act act, const Product& product, cudaStream_t stream) const {
+  check_internal(product.output == Output::kAct && plain(product), "a product by cuBLAS with a special input or output");
   const int64_t strip_bytes = int64_t{kStripRows} * view_.in * 2,
                 all = (view_.out + kStripRows - 1) / kStripRows;
   const int64_t slice = std::clamp<int64_t>(Context::kDenseBytes / strip_bytes, 1, all);
@@ -114,9 +161,35 @@ void Linear::run_dense(Context& context, Act act, const void* x, int64_t tokens,
     const int64_t strips = std::min(slice, all - first), row = first * kStripRows;
     check(dequantize_strips(view_, static_cast<int>(first), static_cast<int>(strips), act, dense, stream),
           "dequantizing");
-    context.cublas().linear(act, dense, std::min<int64_t>(strips * kStripRows, view_.out - row), view_.in, x,
-                            tokens, static_cast<std::byte*>(y) + row * 2, ldy, stream);
+    context.cublas().linear(act, dense, std::min<int64_t>(strips * kStripRows, view_.out - row), view_.in, product.x,
+                            product.tokens, static_cast<std::byte*>(product.y) + row * 2, product.ldy, stream);
   }
+}
+
+DenseLinear::DenseLinear(const void* w, int64_t out, int64_t in) {
+  view_.codes = w;
+  view_.out = static_cast<int>(out), view_.in = static_cast<int>(in);
+  view_.blocks = static_cast<int>((in + 127) / 128 * 2);
+}
+
+bool DenseLinear::takes_pieces(const Context& context, int64_t tokens) const {
+  return tokens >= 1 && tokens <= kDenseTokens && gemv_dense_shared_bytes(static_cast<int>(tokens)) <= context.traits().shared_bytes;
+}
+
+void DenseLinear::run(Context& context, Act act, const Product& product, cudaStream_t stream) const {
+  if (product.tokens == 0) return;
+  if (takes_pieces(context, product.tokens))
+    return check(launch_gemv_dense(act, arguments(context, view_, product), context.traits().multiprocessors, stream),
+                 "starting a dense product of few tokens");
+  check_internal(plain(product) || (product.output == Output::kF32 && product.scaled.sums == nullptr),
+                 "a product by cuBLAS with a special input or output");
+  if (product.output == Output::kGated)
+    return run_in_pairs(context, act, product, view_.out, false, stream, [&](const Product& whole) { run(context, act, whole, stream); });
+  if (product.output == Output::kF32)
+    context.cublas().linear_f32(act, view_.codes, view_.out, view_.in, product.x, product.tokens, static_cast<float*>(product.y),
+                                product.ldy, stream);
+  else
+    context.cublas().linear(act, view_.codes, view_.out, view_.in, product.x, product.tokens, product.y, product.ldy, stream);
 }
 
 }  // namespace awq::cuda

@@ -1,4 +1,4 @@
-// Linear layers y = x Wᵀ of 4-bit weights on an NVIDIA GPU: packed once, then run for any number of tokens.
+// Linear layers y = x Wᵀ on an NVIDIA GPU, of 4-bit weights (packed once) or dense ones, run for any number of tokens.
 #pragma once
 #include <memory>
 
@@ -20,13 +20,27 @@ class Context {
   const SplitWorkspace& split() const { return split_; }
   Cublas& cublas();            // opened at the first call; for a graph, call it before capturing
   void* dense(int64_t bytes);  // scratch for dequantized rows, kDenseBytes at most
+  void* pairs(int64_t bytes);  // scratch for gates and ups before they meet; grows
   static constexpr int64_t kDenseBytes = int64_t{256} << 20;
 
  private:
   DeviceTraits traits_;
-  Buffer partials_, flags_, dense_;
+  Buffer partials_, flags_, dense_, pairs_;
   SplitWorkspace split_;
   std::unique_ptr<Cublas> cublas_;
+};
+
+// A product on the device: x [tokens, in], 16-byte aligned, fp16 or bf16, and what becomes of it (launch.h). y [tokens, out] has
+// rows of ldy elements of the same type, half as wide for Output::kGated, fp32 for kF32; columns beyond stay untouched.
+struct Product {
+  const void* x = nullptr;
+  int64_t tokens = 0;  // may be 0
+  void* y = nullptr;
+  int64_t ldy = 0;
+  Output output = Output::kAct;
+  NormParts scaled;         // where x is what a ResidualOutput left (takes_pieces)
+  ResidualOutput residual;  // of kResidual
+  float eps = 0;            // of the norms
 };
 
 class Linear {
@@ -38,28 +52,40 @@ class Linear {
   // A packed weight that lies on the device already, as pack.h lays it out; not owned.
   explicit Linear(const PackedView& view);
 
-  // x [tokens, in], y [tokens, out] with row stride ldy >= out: fp16 or bf16 on the device, x 16-byte
-  // aligned; other columns of y stay untouched. fp32 sums; the result is the same for every run on the same
-  // kind of device, but sums are ordered by the number of tokens. tokens may be 0.
-  void run(Context& context, Act act, const void* x, int64_t tokens, void* y, int64_t ldy,
-           cudaStream_t stream) const;
+  // fp32 sums; the result is the same for every run on the same kind of device, but sums are ordered by the number of tokens.
+  // kGated wants gates and ups stacked by strips (Output). Few tokens have more ways to go in and out.
+  void run(Context& context, Act act, const Product& product, cudaStream_t stream) const;
+  // Whether so few that norms come in pieces (Product::scaled, kResidual), and kF32.
+  bool takes_pieces(const Context& context, int64_t tokens) const;
   // As run(), by the way given: for the benchmark and the tests.
-  void run(Context& context, const Choice& choice, Act act, const void* x, int64_t tokens, void* y,
-           int64_t ldy, cudaStream_t stream) const;
+  void run(Context& context, const Choice& choice, Act act, const Product& product, cudaStream_t stream) const;
 
   int64_t out() const { return view_.out; }
   int64_t in() const { return view_.in; }
+  int strips() const { return view_.strips(); }
   int64_t bytes() const;  // resident, what a decode step must read
   const PackedView& view() const { return view_; }
 
  private:
   void describe();  // codes for the tensor copy engine, in boxes of one and two blocks
-  void run_dense(Context& context, Act act, const void* x, int64_t tokens, void* y, int64_t ldy,
-                 cudaStream_t stream) const;
+  void run_dense(Context& context, Act act, const Product& product, cudaStream_t stream) const;
 
   PackedView view_;
   Buffer codes_, scales_;
   CUtensorMap maps_[2] = {};
+};
+
+// A dense weight [out, in] in the activations' type, rows one after the other; in and out multiples of 8. Few tokens go through
+// gemv_dense.cuh, others to cuBLAS. kGated: the first half of the rows are gates.
+class DenseLinear {
+ public:
+  DenseLinear(const void* w, int64_t out, int64_t in);  // on the device; not owned
+  void run(Context& context, Act act, const Product& product, cudaStream_t stream) const;
+  bool takes_pieces(const Context& context, int64_t tokens) const;
+  int strips() const { return (view_.out + kStripRows - 1) / kStripRows; }
+
+ private:
+  PackedView view_;
 };
 
 }  // namespace awq::cuda

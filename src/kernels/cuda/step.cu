@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/rope.cuh"
 
 namespace awq::cuda {
 namespace {
@@ -45,12 +46,26 @@ __device__ __forceinline__ float4 operator+(float4 a, float4 b) { return {a.x + 
 // The first kernel of a step is the only one that lets its successor start after its own wait: what the host sends before a step
 // is there for every kernel of it from its start.
 template <class T>
-__global__ void embed_kernel(Batch batch, const T* table, int dim, float* residual) {
+__global__ void __launch_bounds__(kEmbedParts * 32) embed_kernel(EmbedArgs a) {
   wait_for_predecessor();
   allow_successor();
-  const uint2* row = reinterpret_cast<const uint2*>(table + static_cast<int64_t>(batch.ids[blockIdx.x]) * dim);
-  float4* to = reinterpret_cast<float4*>(residual + static_cast<int64_t>(blockIdx.x) * dim);
-  for (int i = threadIdx.x; i < dim / 4; i += blockDim.x) to[i] = widen4<T>(row[i]);
+  const int64_t token = blockIdx.x, row = token * (a.dim / 4);
+  const uint2* from = reinterpret_cast<const uint2*>(static_cast<const T*>(a.table) + static_cast<int64_t>(a.batch.ids[token]) * a.dim);
+  float4* to = reinterpret_cast<float4*>(a.residual) + row;
+  float squares = 0;
+  for (int i = threadIdx.x; i < a.dim / 4; i += blockDim.x) {
+    const float4 v = widen4<T>(from[i]);
+    to[i] = v;
+    if (a.x == nullptr) continue;
+    const float4 g = __ldg(reinterpret_cast<const float4*>(a.gain) + i);
+    static_cast<uint2*>(a.x)[row + i] = narrow4<T>({v.x * g.x, v.y * g.y, v.z * g.z, v.w * g.w});
+    squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+  }
+  if (a.x == nullptr) return;
+  squares = warp_sum(squares);
+  float* parts = a.after.sums + token * a.after.stride();
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = squares;
+  if (threadIdx.x == 0) parts[a.after.count] = 1;
 }
 
 constexpr int kNormThreads = 512, kNormKept = 4;  // times 4 elements a thread keeps: dim up to 8,192; beyond they are read again
@@ -114,8 +129,7 @@ __global__ void __launch_bounds__(kNormThreads) add_norm_kernel(NormArgs a) {
 
 constexpr int kRopeWarps = 4, kRopeDim = 512;
 
-// A warp per token and head. Lane l holds elements l + 32 i; partners of a rotation meet through shared memory. Angles need no
-// predecessor.
+// A warp per token and head.
 template <class T>
 __global__ void __launch_bounds__(kRopeWarps * 32) rope_cache_kernel(RopeArgs a) {
   __shared__ float lines[kRopeWarps][kRopeDim];
@@ -128,114 +142,92 @@ __global__ void __launch_bounds__(kRopeWarps * 32) rope_cache_kernel(RopeArgs a)
   const bool query = head < a.heads, value = head >= a.heads + a.cache.kv_heads;
   const int position = a.batch.positions[token];
   const int page = query ? 0 : a.batch.pages[a.batch.spans[a.batch.span_of[token]].pages + position / kCachePage];
-  float sines[kRopeDim / 64], cosines[kRopeDim / 64];
-#pragma unroll
-  for (int n = 0; n < kRopeDim / 64; ++n)
-    if (const int i = lane + n * 32; !value && i < a.pairs) {
-      double turns = position * a.inv_freq[i] * 0.15915494309189535;  // of a circle, so that fp32 sees a small angle
-      turns -= rint(turns);
-      sincospif(static_cast<float>(2 * turns), &sines[n], &cosines[n]);
-      sines[n] *= a.magnitude, cosines[n] *= a.magnitude;
-    }
+  Rotation<kRopeDim / 32> rotation;
+  if (!value) rotation.set(a, position, lane);
   wait_for_predecessor();
   T* x = static_cast<T*>(a.qkv) + unit * dim;
-  T given[kRopeDim / 32];
-#pragma unroll
-  for (int n = 0; n < kRopeDim / 32; ++n)
-    if (const int i = lane + n * 32; i < dim) given[n] = x[i];
-  float squares = 0;
-#pragma unroll
-  for (int n = 0; n < kRopeDim / 32; ++n)
-    if (const int i = lane + n * 32; i < dim) {
-      float v = widen(given[n]);
-      if (a.bias) v += a.bias[head * dim + i];
-      line[i] = v;
-      squares += v * v;
-    }
-  const float* gain = value ? nullptr : query ? a.q_gain : a.k_gain;
-  if (gain) {
-    const float inverse = rsqrtf(warp_sum(squares) / static_cast<float>(dim) + a.eps);
-    for (int i = lane; i < dim; i += 32) line[i] *= inverse * gain[i];
-  }
-  __syncwarp();
-  if (!value) {
-#pragma unroll
-    for (int n = 0; n < kRopeDim / 64; ++n)
-      if (const int i = lane + n * 32; i < a.pairs) {
-        const float u = line[i], v = line[i + a.pairs];
-        line[i] = u * cosines[n] - v * sines[n];
-        line[i + a.pairs] = v * cosines[n] + u * sines[n];
-      }
-    __syncwarp();
-  }
-  if (query) {
+  prepare_head<T>(a, x, head, rotation, line, lane);
+  if (query)
     for (int i = lane; i < dim; i += 32) x[i] = narrow<T>(line[i]);
-    return;
-  }
-  const int kv = (head - a.heads) % a.cache.kv_heads;
-  T* to = static_cast<T*>(a.cache.base) + page * a.cache.page_elements() + kv * a.cache.head_elements();
-  const int slot = position % kCachePage;
-  if (value) {
-    to += kCachePage * dim;
-    for (int i = lane; i < dim; i += 32) to[i * kCachePage + slot] = narrow<T>(line[i]);
-  } else {
-    for (int i = lane; i < dim; i += 32) to[slot * dim + i] = narrow<T>(line[i]);
-  }
+  else
+    store_in_cache<T>(a.cache, page, position, (head - a.heads) % a.cache.kv_heads, value, line, lane);
 }
 
 constexpr int kSiluThreads = 128;
 
 template <class T>
-__global__ void __launch_bounds__(kSiluThreads) silu_mul_kernel(const T* gate_up, const float* bias, int64_t n, int dim, T* y) {
+__global__ void __launch_bounds__(kSiluThreads)
+    silu_mul_kernel(const T* gate_up, const float* bias, bool by_strips, int64_t n, int dim, T* y) {
   allow_successor();
   wait_for_predecessor();
   const int64_t i = 4 * (static_cast<int64_t>(blockIdx.x) * kSiluThreads + threadIdx.x);
   if (i >= n) return;
   const int64_t t = i / dim, c = i % dim;
-  const T* row = gate_up + t * 2 * dim + c;
-  float4 g = widen4<T>(*reinterpret_cast<const uint2*>(row)), u = widen4<T>(*reinterpret_cast<const uint2*>(row + dim));
+  const T* row = gate_up + t * 2 * dim + (by_strips ? c / 8 * 16 + c % 8 : c);
+  float4 g = widen4<T>(*reinterpret_cast<const uint2*>(row)), u = widen4<T>(*reinterpret_cast<const uint2*>(row + (by_strips ? 8 : dim)));
   if (bias) g = g + *reinterpret_cast<const float4*>(bias + c), u = u + *reinterpret_cast<const float4*>(bias + dim + c);
-  const auto gated = [](float gate, float up) { return gate / (1 + __expf(-gate)) * up; };
   *reinterpret_cast<uint2*>(y + i) =
       narrow4<T>(make_float4(gated(g.x, u.x), gated(g.y, u.y), gated(g.z, u.z), gated(g.w, u.w)));
 }
 
-constexpr int kArgmaxThreads = 1024;
+constexpr int kArgmaxThreads = 256;
+static_assert(kArgmaxParts <= 32, "a lane per part");
 
-__global__ void __launch_bounds__(kArgmaxThreads) argmax_kernel(const float* logits, int64_t vocab, int* ids) {
+struct Best {
+  float value = -INFINITY;
+  int at = 0x7fffffff;
+  __device__ __forceinline__ void take(float v, int i) {
+    if (v > value || (v == value && i < at)) value = v, at = i;
+  }
+  __device__ __forceinline__ void meet() {
+#pragma unroll
+    for (int i = 16; i > 0; i /= 2) take(__shfl_xor_sync(~0u, value, i), __shfl_xor_sync(~0u, at, i));
+  }
+};
+
+// Block: row x part of it; the last one to end joins the row's parts.
+__global__ void __launch_bounds__(kArgmaxThreads) argmax_kernel(const float* logits, int64_t vocab, uint32_t* scratch, int* ids) {
   allow_successor();
   wait_for_predecessor();
   __shared__ float values[kArgmaxThreads / 32];
   __shared__ int places[kArgmaxThreads / 32];
-  const float* row = logits + blockIdx.x * vocab;
-  float best = -INFINITY;
-  int at = 0x7fffffff;
+  const int row = blockIdx.x / kArgmaxParts, part = blockIdx.x % kArgmaxParts;
+  const float* line = logits + row * vocab;
+  const int64_t each = (vocab + kArgmaxParts - 1) / kArgmaxParts, end = min(vocab, (part + 1) * each);
+  Best best;
   constexpr int kAtOnce = 16;
-  for (int64_t first = threadIdx.x; first < vocab; first += kArgmaxThreads * kAtOnce) {
+  for (int64_t first = part * each + threadIdx.x; first < end; first += kArgmaxThreads * kAtOnce) {
     float v[kAtOnce];
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
       const int64_t i = first + k * kArgmaxThreads;
-      v[k] = i < vocab ? row[i] : -INFINITY;
+      v[k] = i < end ? line[i] : -INFINITY;
     }
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k)
-      if (v[k] > best) best = v[k], at = static_cast<int>(first) + k * kArgmaxThreads;
+      if (v[k] > best.value) best.value = v[k], best.at = static_cast<int>(first) + k * kArgmaxThreads;
   }
-  const auto meet = [&](int lanes) {
-    for (int i = lanes / 2; i > 0; i /= 2) {
-      const float v = __shfl_xor_sync(~0u, best, i);
-      const int p = __shfl_xor_sync(~0u, at, i);
-      if (v > best || (v == best && p < at)) best = v, at = p;
-    }
-  };
-  meet(32);
-  if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = best, places[threadIdx.x / 32] = at;
+  best.meet();
+  if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = best.value, places[threadIdx.x / 32] = best.at;
   __syncthreads();
   if (threadIdx.x >= 32) return;
-  best = values[threadIdx.x], at = places[threadIdx.x];
-  meet(32);
-  if (threadIdx.x == 0) ids[blockIdx.x] = at == 0x7fffffff ? 0 : at;  // a row of NaN
+  best = Best();
+  if (threadIdx.x < kArgmaxThreads / 32) best.take(values[threadIdx.x], places[threadIdx.x]);
+  best.meet();
+  uint32_t* own = scratch + row * kArgmaxScratch;  // arrivals, then the parts' values and places
+  uint32_t arrived = 0;
+  if (threadIdx.x == 0) {
+    own[1 + part] = __float_as_uint(best.value), own[1 + kArgmaxParts + part] = static_cast<uint32_t>(best.at);
+    __threadfence();
+    arrived = atomicAdd(own, 1);
+  }
+  if (__shfl_sync(~0u, arrived, 0) != kArgmaxParts - 1) return;
+  __threadfence();
+  best = Best();
+  if (threadIdx.x < kArgmaxParts)
+    best.take(__uint_as_float(__ldcg(own + 1 + threadIdx.x)), static_cast<int>(__ldcg(own + 1 + kArgmaxParts + threadIdx.x)));
+  best.meet();
+  if (threadIdx.x == 0) ids[row] = best.at == 0x7fffffff ? 0 : best.at, *own = 0;  // 0: a row of NaN
 }
 
 template <class T>
@@ -341,9 +333,8 @@ cudaError_t head8(const uint8_t* codes, const float* scales, const float* zeros,
         return CALL;                                                   \
       })
 
-cudaError_t launch_embed(Act act, const Batch& batch, const void* table, int dim, float* residual, cudaStream_t stream) {
-  return AWQ_BY_ACT(launch_kernel(embed_kernel<T>, overlap(), {batch.tokens, 512, 1}, 0, stream, batch,
-                                  static_cast<const T*>(table), dim, residual));
+cudaError_t launch_embed(Act act, const EmbedArgs& args, cudaStream_t stream) {
+  return AWQ_BY_ACT(launch_kernel(embed_kernel<T>, overlap(), {args.batch.tokens, kEmbedParts * 32, 1}, 0, stream, args));
 }
 
 cudaError_t launch_add_norm(Act act, const NormArgs& args, cudaStream_t stream) {
@@ -356,14 +347,15 @@ cudaError_t launch_rope_cache(Act act, const RopeArgs& args, cudaStream_t stream
                                   args));
 }
 
-cudaError_t launch_silu_mul(Act act, const void* gate_up, const float* bias, int tokens, int dim, void* y, cudaStream_t stream) {
+cudaError_t launch_silu_mul(Act act, const void* gate_up, const float* bias, bool by_strips, int tokens, int dim, void* y,
+                            cudaStream_t stream) {
   const int64_t n = static_cast<int64_t>(tokens) * dim;
   return AWQ_BY_ACT(launch_kernel(silu_mul_kernel<T>, overlap(), {blocks_of(n / 4, kSiluThreads), kSiluThreads, 1}, 0, stream,
-                                  static_cast<const T*>(gate_up), bias, n, dim, static_cast<T*>(y)));
+                                  static_cast<const T*>(gate_up), bias, by_strips, n, dim, static_cast<T*>(y)));
 }
 
-cudaError_t launch_argmax(const float* logits, int rows, int64_t vocab, int* ids, cudaStream_t stream) {
-  return launch_kernel(argmax_kernel, overlap(), {rows, kArgmaxThreads, 1}, 0, stream, logits, vocab, ids);
+cudaError_t launch_argmax(const float* logits, int rows, int64_t vocab, uint32_t* scratch, int* ids, cudaStream_t stream) {
+  return launch_kernel(argmax_kernel, overlap(), {rows * kArgmaxParts, kArgmaxThreads, 1}, 0, stream, logits, vocab, scratch, ids);
 }
 
 cudaError_t launch_round(Act act, const float* x, int64_t n, void* y, cudaStream_t stream) {

@@ -33,8 +33,19 @@ struct Batch {
   int tokens = 0, span_count = 0;
 };
 
-// residual [tokens, dim] = rows of table [vocab, dim] (fp16 or bf16). Ids are checked by the caller.
-cudaError_t launch_embed(Act act, const Batch& batch, const void* table, int dim, float* residual, cudaStream_t stream);
+// residual [tokens, dim] = rows of table [vocab, dim] (fp16 or bf16). Ids are checked by the caller. With x (may be null) also what
+// the first norm wants (launch.h, ResidualOutput): x = residual * gain, and `after`, of kEmbedParts parts.
+constexpr int kEmbedParts = 16;
+struct EmbedArgs {
+  Batch batch;
+  const void* table = nullptr;
+  int dim = 0;
+  float* residual = nullptr;
+  void* x = nullptr;
+  const float* gain = nullptr;
+  NormParts after;
+};
+cudaError_t launch_embed(Act act, const EmbedArgs& args, cudaStream_t stream);
 
 // residual [tokens, dim] += delta + bias (each may be null), then y = residual / rms * gain, rounded; y32 (may be null) gets
 // the same in fp32.
@@ -65,11 +76,13 @@ struct RopeArgs {
 };
 cudaError_t launch_rope_cache(Act act, const RopeArgs& args, cudaStream_t stream);
 
-// y[t][i] = silu(gate) * up with gate_up [tokens, 2 dim]; bias [2 dim] may be null.
-cudaError_t launch_silu_mul(Act act, const void* gate_up, const float* bias, int tokens, int dim, void* y, cudaStream_t stream);
+// y[t][i] = silu(gate) * up with gate_up [tokens, 2 dim]: gates and then ups, or by_strips 8 gates and then their 8 ups
+// (Output::kGated; dim a multiple of 8); bias [2 dim], gates first, may be null.
+cudaError_t launch_silu_mul(Act act, const void* gate_up, const float* bias, bool by_strips, int tokens, int dim, void* y,
+                            cudaStream_t stream);
 
-// Causal attention with grouped queries and sliding window (0: none); the step's own keys are in the cache already.
-// q are the first heads * head_dim columns of rows of ldq elements; y [tokens, heads * head_dim].
+// Causal attention with grouped queries and sliding window (0: none). Prefill finds the step's own keys in the cache; decoding
+// prepares and writes its own (as launch_rope_cache; queries in qkv stay as they are). q are the first heads * head_dim columns of rows of ldq elements; y [tokens, heads * head_dim].
 constexpr int kAttentionSplits = 32;
 struct AttentionArgs {
   Batch batch;
@@ -83,15 +96,17 @@ struct AttentionArgs {
   int tile_count = 0;
   int splits = 1;             // decode: parts of a sequence's keys
   float* partials = nullptr;  // [span, heads, splits, head_dim + 2] where splits > 1
+  uint32_t* arrivals = nullptr;  // [span, kv_heads], zeros between launches
 };
 // head_dim 64, 96 or 128 and at most 16 heads per key/value head.
 bool attention_takes(int head_dim, int heads, int kv_heads);
-// Every span has one token.
-cudaError_t launch_attention_decode(Act act, const AttentionArgs& args, cudaStream_t stream);
+// Every span has one token; rope's batch, cache and qkv are those of args.
+cudaError_t launch_attention_decode(Act act, const AttentionArgs& args, const RopeArgs& rope, cudaStream_t stream);
 cudaError_t launch_attention_prefill(Act act, const AttentionArgs& args, cudaStream_t stream);
 
-// ids[t] = the first index of the largest of logits [rows, vocab].
-cudaError_t launch_argmax(const float* logits, int rows, int64_t vocab, int* ids, cudaStream_t stream);
+// ids[t] = the first index of the largest of logits [rows, vocab]. scratch: kArgmaxScratch words for each row, zeros at first.
+constexpr int kArgmaxParts = 16, kArgmaxScratch = 1 + 2 * kArgmaxParts;
+cudaError_t launch_argmax(const float* logits, int rows, int64_t vocab, uint32_t* scratch, int* ids, cudaStream_t stream);
 // y [n] = x rounded to the activation type.
 cudaError_t launch_round(Act act, const float* x, int64_t n, void* y, cudaStream_t stream);
 // y [n] = x [n] widened.

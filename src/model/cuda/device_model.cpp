@@ -8,9 +8,9 @@
 #include <mutex>
 #include <optional>
 
-#include "kernels/cuda/linear.h"
 #include "kernels/cuda/step.h"
 #include "kernels/devices.h"
+#include "model/cuda/device_linear.h"
 #include "model/model.h"
 
 namespace awq {
@@ -19,111 +19,6 @@ namespace {
 using cuda::Act;
 using cuda::Buffer;
 using cuda::check;
-
-DType act_dtype(Act act) { return act == Act::kF16 ? DType::kF16 : DType::kBF16; }
-
-void put(const Buffer& to, int64_t offset, const void* from, int64_t bytes) {
-  check_internal(offset + bytes <= to.bytes(), "upload beyond a device buffer");
-  check(cudaMemcpy(to.as<std::byte>() + offset, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice), "copying to the device");
-}
-
-Buffer uploaded(const Tensor& t) {
-  Buffer b(t.nbytes());
-  put(b, 0, t.bytes(), t.nbytes());
-  return b;
-}
-
-Buffer uploaded_f32(const Tensor& t) { return t.empty() ? Buffer() : uploaded(t.to_f32()); }
-
-// What cuda::Linear takes; other schemes are multiplied dense.
-bool packs(const QuantWeight& w) {
-  const int64_t group = w.scheme.group_size(w.cols);
-  return w.scheme.code == CodeKind::kAffine && w.scheme.bits == 4 && w.scheme.zero != ZeroKind::kReal &&
-         w.scheme.activations == Activations::kFloat && (group == 32 || group % 64 == 0);
-}
-
-// Parts stored alike, outputs one below the other.
-QuantWeight stacked(const std::vector<const QuantWeight*>& parts) {
-  QuantWeight all = *parts[0];
-  for (size_t i = 1; i < parts.size(); ++i) {
-    const QuantWeight& p = *parts[i];
-    all.rows += p.rows;
-    all.codes.insert(all.codes.end(), p.codes.begin(), p.codes.end());
-    all.scales.insert(all.scales.end(), p.scales.begin(), p.scales.end());
-    all.zeros.insert(all.zeros.end(), p.zeros.begin(), p.zeros.end());
-  }
-  return all;
-}
-
-bool stored_alike(const std::vector<const WeightSource*>& parts) {
-  const auto* first = std::get_if<QuantWeight>(parts[0]);
-  for (const WeightSource* source : parts) {
-    const auto* q = std::get_if<QuantWeight>(source);
-    if (first == nullptr || q == nullptr || !packs(*q) || !(q->scheme == first->scheme) || q->scale_dtype != first->scale_dtype)
-      return false;
-  }
-  return true;
-}
-
-// Linears with one input as one product: packed 4 bits, or dense in the activations' type.
-struct DeviceLinear {
-  std::optional<cuda::Linear> packed;
-  Buffer dense, bias;
-  int64_t out = 0, in = 0;
-
-  void run(cuda::Context& context, Act act, const void* x, int64_t tokens, void* y, cudaStream_t stream) const {
-    if (packed)
-      packed->run(context, act, x, tokens, y, out, stream);
-    else
-      context.cublas().linear(act, dense.data(), out, in, x, tokens, y, out, stream);
-  }
-  int64_t bytes() const { return packed ? packed->bytes() : dense.bytes(); }
-};
-
-DeviceLinear make_linear(const BlockSpec& spec, const BlockWeights& weights, Site site, Act act) {
-  std::vector<const WeightSource*> parts;
-  DeviceLinear linear;
-  bool biased = false;
-  for (const LinearSpec& l : spec.linears) {
-    if (l.reads != site) continue;
-    parts.push_back(&weights.weights.at(l.module));
-    biased |= weights.biases.contains(l.module);
-    linear.out += l.out;
-    linear.in = l.in;
-  }
-  if (linear.in % 8 != 0 || linear.out % 8 != 0)
-    fail(Code::kUnsupported, "--device cuda: '{}': expected inputs and outputs in multiples of 8, got {} and {}", spec.prefix,
-         linear.in, linear.out);
-  if (stored_alike(parts)) {
-    std::vector<const QuantWeight*> quantized;
-    for (const WeightSource* p : parts) quantized.push_back(&std::get<QuantWeight>(*p));
-    linear.packed.emplace(quantized.size() == 1 ? *quantized[0] : stacked(quantized));
-  } else {
-    linear.dense = Buffer(linear.out * linear.in * 2);
-    int64_t offset = 0;
-    for (const LinearSpec& l : spec.linears) {
-      if (l.reads != site) continue;
-      const auto* stored = std::get_if<Tensor>(&weights.weights.at(l.module));
-      const Tensor t = stored != nullptr && stored->dtype() == act_dtype(act) ? *stored : weights.dense(l.module).to(act_dtype(act));
-      put(linear.dense, offset, t.bytes(), t.nbytes());
-      offset += t.nbytes();
-    }
-  }
-  if (biased) {
-    std::vector<float> all;
-    for (const LinearSpec& l : spec.linears) {
-      if (l.reads != site) continue;
-      const auto it = weights.biases.find(l.module);
-      if (it == weights.biases.end())
-        all.resize(all.size() + static_cast<size_t>(l.out));
-      else
-        all.insert(all.end(), it->second.f32(), it->second.f32() + l.out);
-    }
-    linear.bias = Buffer(static_cast<int64_t>(all.size() * sizeof(float)));
-    put(linear.bias, 0, all.data(), linear.bias.bytes());
-  }
-  return linear;
-}
 
 struct DeviceBlock {
   Buffer input_norm, post_norm, q_norm, k_norm;
@@ -234,10 +129,8 @@ class CudaModel : public DeviceModel {
   std::shared_ptr<void> make_cache(int64_t pages) const override {
     auto cache = std::make_shared<DeviceCache>();
     cache->pages = pages;
-    cache->storage = Buffer(pages * page_bytes());
     // Values that no key reaches are multiplied by 0: they must be numbers.
-    check(cudaMemset(cache->storage.data(), 0, static_cast<size_t>(cache->storage.bytes())), "clearing the cache");
-    check(cudaDeviceSynchronize(), "clearing the cache");
+    cache->storage = cleared(pages * page_bytes());
     return cache;
   }
   int64_t page_bytes() const override { return KvCache::page_bytes(*config_, DType::kF16); }
@@ -318,9 +211,11 @@ class CudaModel : public DeviceModel {
     const int64_t q = c.heads * c.head_dim, width = q + 2 * c.kv_heads * c.head_dim;
     room_ = 0;
     residual_ = Buffer(tokens * c.hidden * 4), normed32_ = Buffer(tokens * c.hidden * 4);
+    for (Buffer& b : norm_parts_) b = Buffer(tokens * (std::max<int64_t>(cuda::kEmbedParts, c.hidden / 16 + 8) + 1) * 4);
     normed_ = Buffer(tokens * c.hidden * 2), delta_ = Buffer(tokens * c.hidden * 2);
     qkv_ = Buffer(tokens * width * 2), mixed_ = Buffer(tokens * q * 2);
-    gate_up_ = Buffer(tokens * 2 * c.intermediate * 2), mlp_ = Buffer(tokens * c.intermediate * 2);
+    context_.pairs(tokens * 2 * c.intermediate * 2), mlp_ = Buffer(tokens * c.intermediate * 2);
+    arrivals_ = cleared(tokens * c.kv_heads * 4);
     partials_ = Buffer(int64_t{2} * context_.traits().multiprocessors * (c.heads / c.kv_heads) * (c.head_dim + 2) * 4);
     next_ = Buffer(tokens * 4);
     room_ = tokens;
@@ -332,6 +227,7 @@ class CudaModel : public DeviceModel {
     drop_graphs();
     stream_.synchronize();
     logits_ = Buffer(bytes);
+    argmax_ = cleared(rows * cuda::kArgmaxScratch * 4);
     if (head4_) head_out_ = Buffer(bytes / 2);
   }
 
@@ -428,62 +324,115 @@ class CudaModel : public DeviceModel {
     return exec;
   }
 
-  void launch_step(const cuda::Batch& batch, const DeviceCache& cache, bool decoding, bool greedy) const {
-    const ModelConfig& c = *config_;
-    const cudaStream_t stream = stream_.get();
-    const int tokens = batch.tokens;
-    check(cuda::launch_embed(act_, batch, embedding_.data(), static_cast<int>(c.hidden), residual_.as<float>(), stream), "embedding");
+  // The residual stream between two products: it waits for what the last one left in delta_ and for its bias, or it is complete, and
+  // the next product's inputs are in normed_, up to the factors that `parts` stand for.
+  struct Residual {
     const void* delta = nullptr;
     const float* bias = nullptr;
-    const auto norm = [&](const Buffer& gain, float* y32) {
-      const cuda::NormArgs args{residual_.as<float>(), delta, bias, gain.as<float>(), normed_.data(), y32,
-                                tokens, static_cast<int>(c.hidden), c.rms_eps};
-      check(cuda::launch_add_norm(act_, args, stream), "a norm");
-    };
+    cuda::NormParts parts;
+    int turn = 0;  // of norm_parts_
+  };
+
+  void norm(const Residual& at, const Buffer& gain, int64_t tokens, float* y32) const {
+    const cuda::NormArgs args{residual_.as<float>(), at.delta, at.bias, gain.as<float>(), normed_.data(), y32, static_cast<int>(tokens),
+                              static_cast<int>(config_->hidden), config_->rms_eps};
+    check(cuda::launch_add_norm(act_, args, stream_.get()), "a norm");
+  }
+
+  // linear(norm(residual)).
+  void normed_product(const Residual& at, const Buffer& gain, const DeviceLinear& linear, cuda::Product product) const {
+    if (at.parts.sums != nullptr && linear.takes_pieces(context_, product.tokens))
+      product.scaled = at.parts, product.eps = config_->rms_eps;
+    else
+      norm(at, gain, product.tokens, nullptr);
+    product.x = normed_.data();
+    linear.run(context_, act_, product, stream_.get());
+  }
+
+  cuda::NormParts next_parts(Residual& at, int count) const { return {norm_parts_[at.turn++ % 2].as<float>(), count}; }
+
+  // residual += linear(x); next_gain: of the norm that follows, null where nothing but a norm reads it.
+  void residual_product(Residual& at, const DeviceLinear& linear, const void* x, int64_t tokens, const Buffer* next_gain) const {
+    cuda::Product product{x, tokens, delta_.data(), config_->hidden, cuda::Output::kAct, {}, {}, config_->rms_eps};
+    const float* bias = linear.bias.as<float>();
+    if (next_gain != nullptr && linear.takes_pieces(context_, tokens)) {
+      product.output = cuda::Output::kResidual;
+      product.residual = {residual_.as<float>(), normed_.data(), bias, next_gain->as<float>(), at.parts, next_parts(at, linear.strips())};
+      at = {nullptr, nullptr, product.residual.after, at.turn};
+    } else {
+      at = {delta_.data(), bias, {}, at.turn};
+    }
+    linear.run(context_, act_, product, stream_.get());
+  }
+
+  void attend(const cuda::Batch& batch, const DeviceBlock& b, const cuda::CacheView& view, bool decoding) const {
+    const ModelConfig& c = *config_;
+    cuda::RopeArgs rope;
+    rope.batch = batch, rope.qkv = qkv_.data(), rope.bias = b.qkv.bias.as<float>();
+    rope.q_gain = b.q_norm.as<float>(), rope.k_gain = b.k_norm.as<float>();
+    rope.inv_freq = inv_freq_.as<double>(), rope.pairs = pairs_, rope.heads = static_cast<int>(c.heads);
+    rope.magnitude = static_cast<float>(c.rope.magnitude), rope.eps = c.rms_eps, rope.cache = view;
+    cuda::AttentionArgs attention;
+    attention.batch = batch, attention.cache = view, attention.q = qkv_.data(), attention.y = mixed_.data();
+    attention.ldq = b.qkv.out, attention.heads = static_cast<int>(c.heads), attention.window = b.window;
+    attention.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+    attention.tiles = tiles_, attention.tile_count = tile_count_;
+    attention.partials = partials_.as<float>(), attention.arrivals = arrivals_.as<uint32_t>();
+    attention.splits = std::clamp(2 * context_.traits().multiprocessors / static_cast<int>(batch.span_count * c.kv_heads), 1,
+                                  cuda::kAttentionSplits);
+    if (decoding) return check(cuda::launch_attention_decode(act_, attention, rope, stream_.get()), "attention");
+    check(cuda::launch_rope_cache(act_, rope, stream_.get()), "rotating");
+    check(cuda::launch_attention_prefill(act_, attention, stream_.get()), "attention");
+  }
+
+  void feed_forward(Residual& at, const DeviceBlock& b, int64_t tokens, const Buffer* next_gain) const {
+    const int64_t width = config_->intermediate;
+    if (b.gate_up.gated) {
+      normed_product(at, b.post_norm, b.gate_up, {nullptr, tokens, mlp_.data(), width, cuda::Output::kGated, {}, {}, 0});
+    } else {
+      void* pairs = context_.pairs(tokens * 2 * width * 2);
+      normed_product(at, b.post_norm, b.gate_up, {nullptr, tokens, pairs, 2 * width, cuda::Output::kAct, {}, {}, 0});
+      check(cuda::launch_silu_mul(act_, pairs, b.gate_up.bias.as<float>(), false, static_cast<int>(tokens), static_cast<int>(width),
+                                  mlp_.data(), stream_.get()),
+            "SwiGLU");
+    }
+    residual_product(at, b.down, mlp_.data(), tokens, next_gain);
+  }
+
+  void launch_step(const cuda::Batch& batch, const DeviceCache& cache, bool decoding, bool greedy) const {
+    const ModelConfig& c = *config_;
+    const int tokens = batch.tokens;
+    Residual at;
+    cuda::EmbedArgs embed{batch, embedding_.data(), static_cast<int>(c.hidden), residual_.as<float>(), nullptr, nullptr, {}};
+    if (blocks_[0].qkv.takes_pieces(context_, tokens)) {
+      at.parts = next_parts(at, cuda::kEmbedParts);
+      embed.x = normed_.data(), embed.gain = blocks_[0].input_norm.as<float>(), embed.after = at.parts;
+    }
+    check(cuda::launch_embed(act_, embed, stream_.get()), "embedding");
     for (size_t i = 0; i < blocks_.size(); ++i) {
       const DeviceBlock& b = blocks_[i];
-      norm(b.input_norm, nullptr);
-      b.qkv.run(context_, act_, normed_.data(), tokens, qkv_.data(), stream);
+      normed_product(at, b.input_norm, b.qkv, {nullptr, tokens, qkv_.data(), b.qkv.out, cuda::Output::kAct, {}, {}, 0});
       const int64_t layer_bytes = page_bytes() / c.layers * cache.pages;
-      const cuda::CacheView view{cache.storage.as<std::byte>() + static_cast<int64_t>(i) * layer_bytes,
-                                 static_cast<int>(c.kv_heads), static_cast<int>(c.head_dim)};
-      cuda::RopeArgs rope;
-      rope.batch = batch, rope.qkv = qkv_.data(), rope.bias = b.qkv.bias.as<float>();
-      rope.q_gain = b.q_norm.as<float>(), rope.k_gain = b.k_norm.as<float>();
-      rope.inv_freq = inv_freq_.as<double>(), rope.pairs = pairs_, rope.heads = static_cast<int>(c.heads);
-      rope.magnitude = static_cast<float>(c.rope.magnitude), rope.eps = c.rms_eps, rope.cache = view;
-      check(cuda::launch_rope_cache(act_, rope, stream), "rotating");
-      cuda::AttentionArgs attention;
-      attention.batch = batch, attention.cache = view, attention.q = qkv_.data(), attention.y = mixed_.data();
-      attention.ldq = b.qkv.out, attention.heads = static_cast<int>(c.heads), attention.window = b.window;
-      attention.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
-      attention.tiles = tiles_, attention.tile_count = tile_count_, attention.partials = partials_.as<float>();
-      attention.splits = std::clamp(2 * context_.traits().multiprocessors / static_cast<int>(batch.span_count * c.kv_heads), 1,
-                                    cuda::kAttentionSplits);
-      check(decoding ? cuda::launch_attention_decode(act_, attention, stream)
-                     : cuda::launch_attention_prefill(act_, attention, stream),
-            "attention");
-      b.o.run(context_, act_, mixed_.data(), tokens, delta_.data(), stream);
-      delta = delta_.data(), bias = b.o.bias.as<float>();
-      norm(b.post_norm, nullptr);
-      b.gate_up.run(context_, act_, normed_.data(), tokens, gate_up_.data(), stream);
-      check(cuda::launch_silu_mul(act_, gate_up_.data(), b.gate_up.bias.as<float>(), tokens, static_cast<int>(c.intermediate),
-                                  mlp_.data(), stream),
-            "SwiGLU");
-      b.down.run(context_, act_, mlp_.data(), tokens, delta_.data(), stream);
-      bias = b.down.bias.as<float>();
+      attend(batch, b,
+             {cache.storage.as<std::byte>() + static_cast<int64_t>(i) * layer_bytes, static_cast<int>(c.kv_heads),
+              static_cast<int>(c.head_dim)},
+             decoding);
+      residual_product(at, b.o, mixed_.data(), tokens, &b.post_norm);
+      feed_forward(at, b, tokens, i + 1 < blocks_.size() ? &blocks_[i + 1].input_norm : nullptr);
     }
-    norm(final_norm_, greedy ? nullptr : normed32_.as<float>());
+    norm(at, final_norm_, tokens, greedy ? nullptr : normed32_.as<float>());
     if (!greedy) return;
     run_head(normed_.data(), tokens);
-    check(cuda::launch_argmax(logits_.as<float>(), tokens, c.vocab, next_.as<int>(), stream), "argmax");
+    check(cuda::launch_argmax(logits_.as<float>(), tokens, c.vocab, argmax_.as<uint32_t>(), next_.as<int>(), stream_.get()), "argmax");
   }
 
   // logits_ [rows, vocab] of states [rows, hidden] in 16 bits.
   void run_head(const void* x, int64_t rows) const {
     const int64_t in = config_->hidden, vocab = config_->vocab;
     if (head4_) {
-      head4_->run(context_, act_, x, rows, head_out_.data(), vocab, stream_.get());
+      if (head4_->takes_pieces(context_, rows))
+        return head4_->run(context_, act_, {x, rows, logits_.data(), vocab, cuda::Output::kF32, {}, {}, 0}, stream_.get());
+      head4_->run(context_, act_, {x, rows, head_out_.data(), vocab, cuda::Output::kAct, {}, {}, 0}, stream_.get());
       check(cuda::launch_widen(act_, head_out_.data(), rows * vocab, logits_.as<float>(), stream_.get()), "widening logits");
     } else if (head_bits_ == 8) {
       for (int64_t first = 0; first < rows; first += 8)
@@ -493,8 +442,8 @@ class CudaModel : public DeviceModel {
                                  stream_.get()),
               "the output layer");
     } else {
-      const Buffer& table = config_->tied ? embedding_ : head_dense_;
-      context_.cublas().linear_f32(act_, table.data(), vocab, in, x, rows, logits_.as<float>(), vocab, stream_.get());
+      const cuda::DenseLinear table((config_->tied ? embedding_ : head_dense_).data(), vocab, in);
+      table.run(context_, act_, {x, rows, logits_.data(), vocab, cuda::Output::kF32, {}, {}, 0}, stream_.get());
     }
   }
 
@@ -512,8 +461,8 @@ class CudaModel : public DeviceModel {
   mutable cuda::Context context_;
   mutable cuda::Stream stream_;
   mutable Pinned staging_, sent_host_;
-  mutable Buffer residual_, normed_, normed32_, delta_, qkv_, mixed_, gate_up_, mlp_, partials_, next_, logits_, head_out_,
-      head_in32_, head_in_, sent_;
+  mutable Buffer residual_, norm_parts_[2], normed_, normed32_, delta_, qkv_, mixed_, mlp_, partials_, arrivals_, next_, logits_, argmax_,
+      head_out_, head_in32_, head_in_, sent_;
   mutable std::shared_ptr<DeviceCache> own_cache_;
   mutable const int2* tiles_ = nullptr;
   mutable int tile_count_ = 0;

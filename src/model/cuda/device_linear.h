@@ -1,0 +1,41 @@
+// A model's linears on the device, and its tensors in device memory.
+#pragma once
+#include <optional>
+
+#include "kernels/cuda/linear.h"
+#include "model/model.h"
+
+namespace awq {
+
+DType act_dtype(cuda::Act act);
+// Copies to an offset of a buffer; the host's memory may go when it returns.
+void put(const cuda::Buffer& to, int64_t offset, const void* from, int64_t bytes);
+cuda::Buffer cleared(int64_t bytes);  // zeros
+cuda::Buffer uploaded(const Tensor& t);
+cuda::Buffer uploaded_f32(const Tensor& t);  // empty where t is
+
+// What cuda::Linear takes; other schemes are multiplied dense.
+bool packs(const QuantWeight& w);
+
+// Linears with one input as one product: packed 4 bits, or dense in the activations' type.
+struct DeviceLinear {
+  std::optional<cuda::Linear> packed;
+  std::optional<cuda::DenseLinear> dense;
+  cuda::Buffer rows, bias;  // rows: of the dense one
+  int64_t out = 0, in = 0;
+  bool gated = false;  // takes Output::kGated
+
+  void run(cuda::Context& context, cuda::Act act, const cuda::Product& product, cudaStream_t stream) const {
+    packed ? packed->run(context, act, product, stream) : dense->run(context, act, product, stream);
+  }
+  bool takes_pieces(const cuda::Context& context, int64_t tokens) const {
+    return packed ? packed->takes_pieces(context, tokens) : dense->takes_pieces(context, tokens);
+  }
+  int strips() const { return packed ? packed->strips() : dense->strips(); }
+  int64_t bytes() const { return packed ? packed->bytes() : rows.bytes(); }
+};
+
+// The linears of a block that read a site. Throws kUnsupported for inputs and outputs that are no multiples of 8.
+DeviceLinear make_linear(const BlockSpec& spec, const BlockWeights& weights, Site site, cuda::Act act);
+
+}  // namespace awq
