@@ -83,7 +83,7 @@ class CpuBackend : public QuantBackend {
                      const GramView& g) override {
     Tensor error(DType::kF32, w.shape());
     minmax_error(w.f32(), w.dim(0), w.dim(1), scheme, scale_dtype, channel_scale.data(), error.f32());
-    return gram_loss(error.f32(), w.dim(0), w.dim(1), g.host);
+    return gram_loss(error.f32(), w.dim(0), w.dim(1), g.host, true);
   }
   RoundedWeight minmax(const QuantMatrix& w, const Scheme& scheme, DType scale_dtype) override {
     return quantize_minmax(w.f32(), w.dim(0), w.dim(1), scheme, scale_dtype);

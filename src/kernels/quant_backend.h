@@ -69,7 +69,7 @@ class QuantBackend {
   // The Gram matrix of x / s.
   virtual GramMatrix scaled_gram(const GramView& g, const std::vector<float>& s) = 0;
 
-  // quant_ops.h: gram_loss of minmax_error; quantize_minmax; range_search.
+  // quant_ops.h: gram_loss of minmax_error, for comparing candidates only (products may be bf16); quantize_minmax; range_search.
   virtual double minmax_loss(const QuantMatrix& w, const Scheme& scheme, DType scale_dtype, const std::vector<float>& channel_scale,
                              const GramView& g) = 0;
   virtual RoundedWeight minmax(const QuantMatrix& w, const Scheme& scheme, DType scale_dtype) = 0;

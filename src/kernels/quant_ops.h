@@ -18,10 +18,11 @@ namespace awq {
 void gram_accumulate(const float* x, int64_t ldx, int64_t tokens, int64_t k, float* g, bool bf16);
 
 // loss[n] = e[n] G e[n]ᵀ for each row of e [rows, k]; g [k, k] symmetric. The product E·G is fp32, sums are
-// double.
-void gram_loss_rows(const float* e, int64_t rows, int64_t k, const float* g, double* loss);
+// double. With bf16 = true both factors are rounded to bfloat16 first where the machine has bf16 products
+// (ignored elsewhere): within a few parts in ten thousand, for comparing candidates.
+void gram_loss_rows(const float* e, int64_t rows, int64_t k, const float* g, double* loss, bool bf16 = false);
 // Sum over rows (added in row order).
-double gram_loss(const float* e, int64_t rows, int64_t k, const float* g);
+double gram_loss(const float* e, int64_t rows, int64_t k, const float* g, bool bf16 = false);
 
 // Round to nearest on the range [min(w), max(w)] of each group, 0 always inside; the scale is rounded to
 // scale_dtype before the codes are formed: s = (max - min) / max_code, z = clamp(round(-min / s)), q =

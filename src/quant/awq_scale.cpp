@@ -13,7 +13,7 @@ struct Candidate {
   std::vector<float> scale;
   double ratio = 0;  // exponent of the activations; 0 without the weight term is identity
   bool with_weights = false;
-  double loss = 0;  // with min-max rounding, on the sampled rows
+  double loss = 0;  // with min-max rounding, on some rows
 
   bool is_identity() const { return ratio == 0 && !with_weights; }
   bool in_awq_grid() const { return with_weights && ratio < 1; }
@@ -23,10 +23,11 @@ struct Candidate {
   }
 };
 
-// Rows used to rank the whole grid: evenly spaced, so many that a candidate costs about 0.8 GFLOP. The finalists are
-// compared on all rows.
+// Rows used to rank: evenly spaced, so many that a candidate costs about 0.8 GFLOP. The whole grid is ranked on every
+// kCoarseStep-th of them, the best kRanked of it on all. The finalists are compared on all rows of the weights.
 constexpr double kRankingWork = 4e8;
-constexpr int64_t kMinRankingRows = 64;
+constexpr int64_t kMinRankingRows = 64, kCoarseStep = 4;
+constexpr size_t kRanked = 10, kRankedAwq = 3;
 
 class Search {
  public:
@@ -38,7 +39,7 @@ class Search {
   ScaleChoice run() {
     std::vector<Candidate> grid = candidates();
     refine(grid);
-    std::stable_sort(grid.begin(), grid.end(), [](const Candidate& a, const Candidate& b) { return a.loss < b.loss; });
+    rank(grid);
     ScaleChoice best = awq_rule(grid);
     for (const Candidate& c : finalists(grid)) consider(c, best);
     return best;
@@ -55,10 +56,12 @@ class Search {
     for (const GroupLinear& l : linears_)
       if (l.quantized && stride / 2 < l.weight.dim(0)) rows.push_back({&l.weight, stride / 2, stride});
     sample_ = backend_.gather(rows);
+    const int64_t step = std::max<int64_t>(1, std::min(kCoarseStep, sample_.dim(0) / kMinRankingRows));
+    coarse_ = step > 1 ? backend_.gather({{&sample_, step / 2, step}}) : sample_;
   }
 
-  double ranking_loss(const std::vector<float>& scale) {
-    const double loss = backend_.minmax_loss(sample_, search_.scheme, search_.scale_dtype, scale, stats_.view());
+  double ranking_loss(const QuantMatrix& rows, const std::vector<float>& scale) {
+    const double loss = backend_.minmax_loss(rows, search_.scheme, search_.scale_dtype, scale, stats_.view());
     return std::isfinite(loss) ? loss : 1e300;
   }
 
@@ -85,7 +88,7 @@ class Search {
     Candidate c{{}, ratio, with_weights, 0};
     const std::vector<float> ones(static_cast<size_t>(cols_), 1.0f);
     c.scale = legal(c.is_identity() ? ones : awq_scale(x_mean_, with_weights ? w_mean_ : ones, ratio));
-    c.loss = ranking_loss(c.scale);
+    c.loss = ranking_loss(coarse_, c.scale);
     return c;
   }
 
@@ -108,6 +111,22 @@ class Search {
       for (const double r : {ratio - 0.025, ratio + 0.025})
         if (r > 0 && r < 1) grid.push_back(make(r, with_weights));
     }
+  }
+
+  // The best first. Keeps those worth a second look, the identity and the best of AutoAWQ's among them.
+  void rank(std::vector<Candidate>& grid) {
+    const auto less = [](const Candidate& a, const Candidate& b) { return a.loss < b.loss; };
+    std::stable_sort(grid.begin(), grid.end(), less);
+    std::vector<Candidate> kept;
+    size_t awq = 0;
+    for (Candidate& c : grid) {
+      const bool of_awq = c.in_awq_grid() && awq++ < kRankedAwq;
+      if (kept.size() < kRanked || of_awq || c.is_identity()) kept.push_back(std::move(c));
+    }
+    if (coarse_.dim(0) < sample_.dim(0))
+      for (Candidate& c : kept) c.loss = ranking_loss(sample_, c.scale);
+    std::stable_sort(kept.begin(), kept.end(), less);
+    grid = std::move(kept);
   }
 
   // Rounds all linears of weight * s and adds up their Gram losses.
@@ -169,7 +188,7 @@ class Search {
   const ScaleSearch& search_;
   QuantBackend& backend_;
   int64_t cols_;
-  QuantMatrix sample_;
+  QuantMatrix sample_, coarse_;
   std::vector<float> x_mean_, w_mean_;
 };
 

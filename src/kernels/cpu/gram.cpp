@@ -96,23 +96,27 @@ void gram_accumulate(const float* x, int64_t ldx, int64_t tokens, int64_t k, flo
   mirror(t, g, k);
 }
 
-void gram_loss_rows(const float* e, int64_t rows, int64_t k, const float* g, double* loss) {
+void gram_loss_rows(const float* e, int64_t rows, int64_t k, const float* g, double* loss, bool bf16) {
   constexpr int64_t kRows = 1008;
   thread_local Scratch scratch;
   const simd::Table& t = simd::table();
   float* product = scratch.floats(std::min(rows, kRows) * k);
   for (int64_t r0 = 0; r0 < rows; r0 += kRows) {
     const int64_t n = std::min(kRows, rows - r0);
-    gemm_nt(e + r0 * k, k, g, k, product, k, n, k, k);  // G is symmetric: E Gᵀ = E G
+    // G is symmetric: E Gᵀ = E G.
+    if (bf16 && t.bf16)
+      gemm(t, true, DensePanels(t, true, simd::Elem::kF32, g, k, k), e + r0 * k, k, n, k, k, product, k);
+    else
+      gemm_nt(e + r0 * k, k, g, k, product, k, n, k, k);
     parallel_chunks(n, k, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) loss[r0 + i] = t.dot_double(e + (r0 + i) * k, product + i * k, k);
     });
   }
 }
 
-double gram_loss(const float* e, int64_t rows, int64_t k, const float* g) {
+double gram_loss(const float* e, int64_t rows, int64_t k, const float* g, bool bf16) {
   std::vector<double> loss(static_cast<size_t>(rows));
-  gram_loss_rows(e, rows, k, g, loss.data());
+  gram_loss_rows(e, rows, k, g, loss.data(), bf16);
   double sum = 0;
   for (const double l : loss) sum += l;
   return sum;
