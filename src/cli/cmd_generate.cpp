@@ -15,6 +15,7 @@
 #include "checkpoint/tokenizer_source.h"
 #include "cli/commands.h"
 #include "cli/draft_options.h"
+#include "cli/load_in.h"
 #include "cli/options.h"
 #include "cli/sampling_options.h"
 #include "runtime/end_ids.h"
@@ -166,13 +167,6 @@ class TextStream {
   bool begun_ = false;
 };
 
-LoadIn load_in_of(const std::string& name) {
-  return name == "nf4"    ? LoadIn::kNf4
-         : name == "rtn"  ? LoadIn::kRtn
-         : name == "int8" ? LoadIn::kInt8
-                          : LoadIn::kStored;
-}
-
 int run(const Options& options, const Context& context) {
   check_sampling(options.sampling);
   const auto checkpoint = Checkpoint::open(resolve_model(options.model));
@@ -182,7 +176,7 @@ int run(const Options& options, const Context& context) {
   LoadOptions load{precision_named(options.precision), context.report};
   load.head_bits = options.head_bits;
   load.device = model_device(context);
-  load.load_in = load_in_of(options.load_in);
+  load.load_in = load_in_named(options.load_in);
   const auto model = Model::load(*checkpoint, load);
   EngineOptions engine = engine_options(*checkpoint, model->config(), request);
   engine.kv_dtype = kv_dtype_named(options.kv_dtype);
@@ -211,9 +205,7 @@ void add_generate(CLI::App& app, Context& context) {
                                "--temperature 0.8 --top-p 0.9 < letter.txt"},
                               [options, &context] { return run(*options, context); });
   command.add_option("MODEL", options->model, "folder, .gguf file or org/name")->required();
-  command.add_option("--load-in", options->load_in, "nf4|rtn|int8: quantize dense linears while loading")
-      ->check(one_of({"nf4", "rtn", "int8"}))
-      ->type_name("NAME");
+  add_load_in_option(command, options->load_in);
   command
       .add_option("-p,--prompt", options->prompt,
                   "the text to continue; - reads standard input, less a last newline")

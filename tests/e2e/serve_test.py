@@ -258,6 +258,23 @@ class ServeProcessTest(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr, r"--memory: expected more than [\d.]+ MiB for weights and buffers, got 8.00 MiB")
 
+    def test_dense_models_are_quantized_while_loading(self):
+        def answer(*options):
+            with Server(self.model, *options) as server:
+                status, text, _ = server.request("POST", "/v1/completions", {**BODY, "max_tokens": 24})
+                self.assertEqual(status, 200)
+                return json.loads(text)["choices"][0]["text"]
+        stored, changed = answer(), 0
+        for form in "nf4", "rtn", "int8":
+            done = tiny.awq("generate", self.model, "-p", BODY["prompt"], "--max-tokens", 24, "--ignore-eos", "--load-in", form,
+                            "--kv-dtype", "float16", "--json")
+            self.assertEqual(answer("--load-in", form), json.loads(done.stdout)["text"], form)
+            changed += answer("--load-in", form) != stored
+        self.assertGreater(changed, 0)
+        done = tiny.awq("serve", self.model, "--port", "0", "--load-in", "nf5")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("nf4", done.stderr)
+
     def test_other_addresses_need_a_key(self):
         for options in [["--host", "0.0.0.0"], ["--host", "::"]]:
             result = tiny.awq("serve", self.model, "--port", "0", *options)
