@@ -32,6 +32,7 @@ constexpr double kPoorKl = 0.25;
 constexpr int64_t kFewTokens = 4096;
 
 struct Options : QuantizeRequest {
+  uint64_t vram_bytes = 0;
   bool no_check = false, dry_run = false, force = false, resume = false, restart = false;
 };
 
@@ -172,6 +173,7 @@ Json result_json(const Options& o, const JobResult& r, const std::string& output
                {"source_format", checkpoint.format().name},
                {"seconds", seconds},
                {"peak_rss_bytes", peak_rss_bytes()},
+               {"device_peak_bytes", r.device_peak_bytes},
                {"isa", isa_name(isa())},
                {"threads", threads()},
                {"resumed_blocks", r.resumed_blocks}};
@@ -227,7 +229,9 @@ void advise(const Options& o, const JobResult& r) {
 }
 
 int run(const Context& context, Options o) {
-  check_runs_on_cpu(context, "quantize");
+  o.cuda = model_device(context) == Device::kCuda;
+  if (o.vram_bytes > 0 && !o.cuda) fail(Code::kBadArgument, "--vram: expected --device cuda beside it");
+  const std::shared_ptr<QuantBackend> backend = o.cuda ? make_cuda_quant_backend(static_cast<int64_t>(o.vram_bytes)) : nullptr;
   const double start = now_seconds();
   o.resolve_group();
   o.load_plan();
@@ -248,6 +252,7 @@ int run(const Context& context, Options o) {
   const auto tokenizer = load_tokenizer(*checkpoint);
   QuantizeJob job;
   job.options = o.quantize;
+  job.backend = backend;
   job.output = output;
   job.force = o.force;
   job.start = o.resume ? JobStart::kResume : o.restart ? JobStart::kRestart : JobStart::kContinue;
@@ -320,6 +325,9 @@ void add_quantize(CLI::App& app, Context& context) {
       ->type_name("NAME");
   command.add_option("--plan", o->plan, "bits and groups of each linear: a file that awq diagnose -o wrote")
       ->type_name("FILE");
+  command.add_option("--vram", o->vram_bytes, "of the GPU's memory, with --device cuda (default: what is free)")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("SIZE");
   command.add_flag("--no-check", o->no_check, "do not compare the result with the source");
   command.add_flag("--dry-run", o->dry_run, "read headers only; say what would be done");
   auto* resume =

@@ -23,6 +23,11 @@ class CpuBackend : public QuantBackend {
     check_internal(w.dtype() == DType::kF32, "a weight to quantize that is not F32");
     return w;
   }
+  QuantMatrix load(const QuantWeight& w) override {
+    Tensor dense(DType::kF32, {w.rows, w.cols});
+    dequantize(w, dense.f32());
+    return dense;
+  }
   Tensor read(const QuantMatrix& w) override { return w; }
 
   QuantMatrix gather(const std::vector<Rows>& rows) override {
@@ -69,6 +74,9 @@ class CpuBackend : public QuantBackend {
       }
     }
   }
+
+  GramMatrix load_gram(std::vector<float> g, int64_t dim) override { return {dim, std::move(g)}; }
+  std::vector<float> read_gram(const GramView& g) override { return {g.host, g.host + g.dim * g.dim}; }
 
   GramMatrix scaled_gram(const GramView& g, const std::vector<float>& s) override {
     GramMatrix out{g.dim, std::vector<float>(static_cast<size_t>(g.dim * g.dim))};

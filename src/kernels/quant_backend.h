@@ -53,6 +53,7 @@ class QuantBackend {
 
   // On the CPU `w` must be F32 and is shared; a device takes F32, F16 and BF16 and makes a copy.
   virtual QuantMatrix load(const Tensor& w) = 0;
+  virtual QuantMatrix load(const QuantWeight& w) = 0;  // its numbers
   virtual Tensor read(const QuantMatrix& w) = 0;  // F32; on the CPU shared
   // Rows first, first + step, ... of each, below each other.
   struct Rows {
@@ -66,6 +67,9 @@ class QuantBackend {
   virtual void divide_rows(QuantMatrix& w, int64_t first, const std::vector<float>& s) = 0;
   // sum[k] += Σ over rows of |w| / (the largest |w| of the row's group + 1e-6).
   virtual void add_relative_magnitudes(const QuantMatrix& w, int64_t group, std::vector<double>& sum) = 0;
+  // g [dim, dim]: for statistics that were gathered elsewhere, and back.
+  virtual GramMatrix load_gram(std::vector<float> g, int64_t dim) = 0;
+  virtual std::vector<float> read_gram(const GramView& g) = 0;
   // The Gram matrix of x / s.
   virtual GramMatrix scaled_gram(const GramView& g, const std::vector<float>& s) = 0;
 
@@ -79,8 +83,11 @@ class QuantBackend {
   virtual double energy(const QuantMatrix& w, const GramView& g) = 0;
   virtual std::unique_ptr<Compensator> compensation(const GramView& g, double damping) = 0;
   virtual void fetch(RoundedWeight& q) = 0;
+  virtual int64_t peak_bytes() const { return 0; }  // of device memory, the driver's own part included
 };
 
 QuantBackend& cpu_quant_backend();
+// On the first GPU, with so many bytes of its memory; 0: nine tenths of what is free. Throws kUnsupported without one ("no CUDA device").
+std::unique_ptr<QuantBackend> make_cuda_quant_backend(int64_t vram_bytes);
 
 }  // namespace awq

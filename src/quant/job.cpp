@@ -10,6 +10,7 @@
 #include "base/version.h"
 #include "checkpoint/model_card.h"
 #include "checkpoint/output_config.h"
+#include "quant/rounding.h"
 #include "quant/job_record.h"
 
 namespace awq {
@@ -111,6 +112,7 @@ JobIdentity identity_of(const QuantizeJob& job, const QuantizePlan& plan, const 
   identity.emplace_back("held-out tokens", job.heldout ? tokens_digest(job.heldout->sequences) : "none");
   identity.emplace_back("precision", job.precision == Precision::kBf16 ? "bfloat16" : "exact");
   identity.emplace_back("instruction set", isa_name(isa()));
+  if (job.backend) identity.emplace_back("--device", "cuda");
   return identity;
 }
 
@@ -124,6 +126,8 @@ class Run {
  public:
   Run(const Checkpoint& checkpoint, const QuantizeJob& job, const ProgressFn& progress)
       : checkpoint_(checkpoint), job_(job), progress_(progress) {
+    if (const std::string& method = job.options.method; job.backend && !runs_on_device(method))
+      fail(Code::kUnsupported, "--device cuda: expected --method awq, gptq or rtn, got {}; use --device auto or cpu", method);
     result_.plan = plan_quantize(checkpoint, job.options, calibration_tokens() + 2 * heldout_tokens());
     check_ids(job.calibration.sequences, result_.plan.config, checkpoint.path().string());
     if (job.heldout) check_ids(job.heldout->sequences, result_.plan.config, checkpoint.path().string());
@@ -178,7 +182,8 @@ class Run {
   DType dtype() const {
     for (const JournalRecord& record : directory_->records())
       if (record.done > 0) return parse_report(record.report, directory_->path().string()).result.dtype;
-    return choose_dtype(checkpoint_, result_.plan, job_.options, first_sequences(job_.calibration.sequences, kProbeTokens));
+    return choose_dtype(checkpoint_, result_.plan, job_.options, first_sequences(job_.calibration.sequences, kProbeTokens),
+                        job_.backend.get());
   }
 
   void work() {
@@ -186,7 +191,8 @@ class Run {
     result_.resumed_blocks = std::min(directory_->done(), result_.plan.config.layers);
     writer_options_.working_dir = directory_->output_dir();
     CheckpointWriter writer(job_.output, output_plan(checkpoint_, result_.plan, chosen), writer_options_);
-    const QuantizeInputs inputs{job_.calibration.sequences, job_.heldout ? job_.heldout->sequences : TokenSequences{}, job_.precision};
+    const QuantizeInputs inputs{job_.calibration.sequences, job_.heldout ? job_.heldout->sequences : TokenSequences{}, job_.precision,
+                                job_.backend.get()};
     result_.quantized = quantize_blocks(checkpoint_, result_.plan, job_.options, inputs, chosen, writer, *directory_, progress_);
     if (chosen == DType::kF16 && result_.quantized.activation_max > 65504.0f / 4)
       log(Level::kWarning, "activations reach {:.0f}, more than a quarter of float16's range: consider --dtype bfloat16",
@@ -224,6 +230,7 @@ class Run {
   void finish_result() {
     result_.worst = worst_of(result_.quantized.layers);
     for (const auto& file : result_.manifest.files) result_.output_bytes += file.bytes;
+    if (job_.backend) result_.device_peak_bytes = job_.backend->peak_bytes();
   }
 
   const Checkpoint& checkpoint_;

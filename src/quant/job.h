@@ -30,6 +30,7 @@ struct QuantizeJob {
   NamedTokens calibration;             // no sequences: none (rtn)
   std::optional<NamedTokens> heldout;  // empty: no check
   Precision precision = Precision::kBf16;
+  std::shared_ptr<QuantBackend> backend;  // the device it runs on; null: the CPU
   std::vector<std::pair<std::string, std::string>> manifest_options;  // as given on the command line
   std::string command;                                                // public_command(argv), for the model card
 };
@@ -41,6 +42,7 @@ struct JobResult {
   int64_t output_bytes = 0;  // all files
   std::string worst;         // module with the largest relative error, "" when nothing was measured
   int64_t resumed_blocks = 0;  // done by an earlier run
+  int64_t device_peak_bytes = 0;  // of a device's memory; 0 on the CPU
 };
 
 // Nothing stands under the output's name when it throws; from the first finished block on, what is done is kept beside it

@@ -5,6 +5,9 @@
 #include <optional>
 
 #include "base/log.h"
+#include "base/system.h"
+#include "base/thread_pool.h"
+#include "quant/block_stage.h"
 #include "quant/job_record.h"
 #include "quant/rounding.h"
 
@@ -13,11 +16,7 @@ namespace {
 
 constexpr float kFp16Headroom = 65504.0f / 4;
 
-// What one side of the check needs besides its blocks.
-struct HeadWeights {
-  Tensor norm;
-  std::unique_ptr<PackedLinear> head;
-};
+constexpr double kSecondsBetweenRecords = 30;  // where blocks pass quickly
 
 Tensor stored(const Tensor& t, DType dtype, const std::string& name) {
   Tensor out = t.to(dtype);
@@ -31,22 +30,54 @@ Tensor stored(const Tensor& t, DType dtype, const std::string& name) {
 }
 
 double relative_distance(const HiddenStates& a, const HiddenStates& b) {
+  constexpr int64_t kPart = 1 << 20;
   const int64_t n = a.sequences().tokens() * a.width();
+  std::vector<std::pair<double, double>> sums(static_cast<size_t>((n + kPart - 1) / kPart));
+  parallel_for(static_cast<int64_t>(sums.size()), [&](int64_t part) {
+    double difference = 0, energy = 0;
+    for (int64_t i = part * kPart; i < std::min(n, (part + 1) * kPart); ++i) {
+      const double d = a.data()[i] - b.data()[i];
+      difference += d * d;
+      energy += static_cast<double>(a.data()[i]) * a.data()[i];
+    }
+    sums[static_cast<size_t>(part)] = {difference, energy};
+  });
   double difference = 0, energy = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const double d = a.data()[i] - b.data()[i];
-    difference += d * d;
-    energy += static_cast<double>(a.data()[i]) * a.data()[i];
-  }
+  for (const auto& [d, e] : sums) difference += d, energy += e;
   return energy > 0 ? difference / energy : 0;
 }
+
+// Where the time of a run goes, for -v.
+class Times {
+ public:
+  void start() { since_ = now_seconds(); }
+  void end(const char* what) {
+    const double now = now_seconds();
+    for (auto& [name, seconds] : parts_)
+      if (name == what) {
+        seconds += now - since_, since_ = now;
+        return;
+      }
+    parts_.emplace_back(what, now - since_), since_ = now;
+  }
+  std::string text() const {
+    std::string out;
+    for (const auto& [name, seconds] : parts_) out += fmt::format("{}{} {:.1f} s", out.empty() ? "" : ", ", name, seconds);
+    return out;
+  }
+
+ private:
+  double since_ = 0;
+  std::vector<std::pair<std::string, double>> parts_;
+};
 
 class Pipeline {
  public:
   Pipeline(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options, const QuantizeInputs& inputs,
            DType dtype, CheckpointWriter& writer, JobDirectory& job, const ProgressFn& progress)
       : checkpoint_(checkpoint), options_(options), plan_(plan), inputs_(inputs), dtype_(dtype), writer_(writer), job_(job), progress_(progress),
-        config_(std::make_shared<const ModelConfig>(plan.config)), stats_(inputs.precision == Precision::kBf16, keeps_sample(options.method)) {
+        config_(std::make_shared<const ModelConfig>(plan.config)),
+        stage_(make_block_stage(checkpoint, config_, inputs.precision, inputs.backend)), stats_(inputs.precision == Precision::kBf16, keeps_sample(options.method)) {
     result_.dtype = dtype;
   }
 
@@ -59,11 +90,15 @@ class Pipeline {
     const ArchSpec& arch = find_arch(config_->model_type, checkpoint_.path().string());
     for (int64_t i = first; i < config_->layers; ++i) {
       report_progress(i);
+      times_.start();
       one_block(i, arch.block(*config_, i));
-      save(i + 1);
+      if (is_due(i + 1)) save(i + 1);
+      times_.end("record");
     }
     report_progress(config_->layers);
     finish(embedding, written_embedding);
+    times_.end("check");
+    log(Level::kDebug, "time: {}", times_.text());
     return std::move(result_);
   }
 
@@ -124,6 +159,10 @@ class Pipeline {
     }
   }
 
+  bool is_due(int64_t done) const {
+    return !stage_->quick() || done == config_->layers || now_seconds() - saved_at_ > kSecondsBetweenRecords;
+  }
+
   void save(int64_t done) {
     std::vector<StateView> states;
     if (calibration_ && done < config_->layers) states.push_back({"calibration", std::as_bytes(calibration_->values())});
@@ -134,26 +173,30 @@ class Pipeline {
     record.tensors = writer_.written();
     record.report = report_json({result_, ""});
     job_.commit(std::move(record), states);
+    saved_at_ = now_seconds();
   }
 
   void one_block(int64_t layer, const BlockSpec& spec) {
     check_cancelled();
-    BlockWeights weights = load_block(checkpoint_, *config_, spec, true);
+    BlockWeights weights = stage_->load(layer);
     stats_.reset();
     std::optional<HiddenStates> before;
     if (calibration_ && keeps_inputs(options_.method)) before = calibration_;
-    {
-      const Block source(config_, spec, weights, inputs_.precision);
-      if (calibration_) calibration_->advance(source, scratch_, &stats_);
-      // Methods without calibration measure their errors on the held-out text.
-      if (source_) source_->advance(source, scratch_, calibration_ ? nullptr : &stats_);
-    }
+    times_.end("load");
+    stage_->use(spec, weights);
+    if (calibration_) stage_->advance(*calibration_, &stats_);
+    // Methods without calibration measure their errors on the held-out text.
+    if (source_) stage_->advance(*source_, calibration_ ? nullptr : &stats_);
     note_activations();
+    times_.end("calibrate");
     const RoundingContext context{plan_, options_, dtype_, inputs_.precision, before ? &*before : nullptr};
-    BlockRounding rounding = round_block(context, layer, spec, stats_, weights);
+    BlockRounding rounding = stage_->round(context, layer, spec, stats_, weights);
     result_.layers.insert(result_.layers.end(), rounding.reports.begin(), rounding.reports.end());
+    times_.end("round");
     write_block(spec, rounding, weights);
+    times_.end("write");
     if (written_) advance_written(spec, weights);
+    times_.end("follow");
   }
 
   void note_activations() {
@@ -184,8 +227,9 @@ class Pipeline {
       if (q != rounding.quantized.end() && plan_.form) {
         weight = write_packed(linear.module, std::move(q->second));
       } else {
-        Tensor dense = std::get<Tensor>(weight);
-        if (q != rounding.quantized.end()) dequantize(q->second, dense.f32());
+        const bool rounded = q != rounding.quantized.end();
+        Tensor dense = rounded ? Tensor(DType::kF32, {linear.out, linear.in}) : std::get<Tensor>(weight);
+        if (rounded) dequantize(q->second, dense.f32());
         write_dense(linear.module + ".weight", dense);
         weight = std::move(dense);
       }
@@ -197,8 +241,8 @@ class Pipeline {
   void advance_written(const BlockSpec& spec, BlockWeights& weights) {
     for (auto& [name, gain] : weights.norms) gain = gain.to_f32();
     for (auto& [module, bias] : weights.biases) bias = bias.to_f32();
-    const Block block(config_, spec, weights, inputs_.precision);
-    written_->advance(block, scratch_, nullptr);
+    stage_->use(spec, weights);
+    stage_->advance(*written_, nullptr);
     result_.depth_error.push_back(relative_distance(*source_, *written_));
   }
 
@@ -214,9 +258,7 @@ class Pipeline {
     }
     if (!written_) return;
     const Tensor written_norm_f32 = written_norm.to_f32();
-    const auto source_head = pack_linear(head, inputs_.precision), result_head = pack_linear(written_head, inputs_.precision);
-    result_.check = compare_outputs(*source_, {norm.f32(), source_head.get(), config_->rms_eps}, *written_,
-                                    {written_norm_f32.f32(), result_head.get(), config_->rms_eps}, progress_);
+    result_.check = stage_->compare(*source_, {norm, head}, *written_, {written_norm_f32, written_head}, progress_);
   }
 
   const Checkpoint& checkpoint_;
@@ -228,23 +270,18 @@ class Pipeline {
   JobDirectory& job_;
   const ProgressFn& progress_;
   std::shared_ptr<const ModelConfig> config_;
+  std::optional<HiddenStates> calibration_, source_, written_;  // the stage may hold on to their memory: it goes first
+  std::unique_ptr<BlockStage> stage_;
   StatsObserver stats_;
-  Scratch scratch_;
-  std::optional<HiddenStates> calibration_, source_, written_;
+  double saved_at_ = now_seconds();
+  Times times_;
   QuantizeResult result_;
-};
-
-class MaxObserver : public Observer {
- public:
-  void on_input(int64_t, Site, const float* x, int64_t tokens, int64_t dim) override {
-    for (int64_t i = 0; i < tokens * dim; ++i) largest = std::max(largest, std::fabs(x[i]));
-  }
-  float largest = 0;
 };
 
 }  // namespace
 
-DType choose_dtype(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options, const TokenSequences& probe) {
+DType choose_dtype(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options, const TokenSequences& probe,
+                   QuantBackend* backend) {
   if (options.dtype == "float16") return DType::kF16;
   if (options.dtype == "bfloat16") return DType::kBF16;
   if (options.dtype != "auto") fail(Code::kBadArgument, "--dtype {}: expected auto, float16 or bfloat16", options.dtype);
@@ -252,15 +289,14 @@ DType choose_dtype(const Checkpoint& checkpoint, const QuantizePlan& plan, const
   const auto config = std::make_shared<const ModelConfig>(plan.config);
   const ArchSpec& arch = find_arch(config->model_type, checkpoint.path().string());
   HiddenStates states(probe, load_embedding(checkpoint, *config));
-  Scratch scratch;
-  MaxObserver seen;
+  const auto stage = make_block_stage(checkpoint, config, Precision::kExact, backend);
+  float largest = 0;
   for (int64_t i = 0; i < config->layers; ++i) {
     const BlockSpec spec = arch.block(*config, i);
-    const BlockWeights weights = load_block(checkpoint, *config, spec, false);
-    states.advance(Block(config, spec, weights, Precision::kExact), scratch, &seen);
-    seen.largest = std::max(seen.largest, states.abs_max());
+    stage->use(spec, backend != nullptr ? stage->load(i) : load_block(checkpoint, *config, spec, false));
+    largest = std::max({largest, stage->advance_and_watch(states), states.abs_max()});
   }
-  return seen.largest < kFp16Headroom ? DType::kF16 : DType::kBF16;
+  return largest < kFp16Headroom ? DType::kF16 : DType::kBF16;
 }
 
 QuantizeResult quantize_blocks(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options,

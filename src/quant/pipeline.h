@@ -6,6 +6,7 @@
 #include "base/progress.h"
 #include "checkpoint/job_directory.h"
 #include "checkpoint/writer.h"
+#include "kernels/quant_backend.h"
 #include "quant/check.h"
 #include "quant/plan.h"
 
@@ -31,12 +32,14 @@ struct QuantizeResult {
 struct QuantizeInputs {
   TokenSequences calibration;  // may be empty for rtn
   TokenSequences heldout;      // empty: no check
-  Precision precision = Precision::kBf16;  // of the calibration forward
+  Precision precision = Precision::kBf16;  // of the calibration forward on the CPU
+  QuantBackend* backend = nullptr;         // the device to run on (make_cuda_quant_backend); null: the CPU
 };
 
 // The dtype of the unquantized tensors: as asked, or for "auto" float16 unless activations of a short probe run reach a
-// quarter of its range. tokens: the probe's; empty: float16 for F16, F32 and GGUF sources, else bfloat16.
-DType choose_dtype(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options, const TokenSequences& probe);
+// quarter of its range. tokens: the probe's; empty: float16 for F16, F32 and GGUF sources, else bfloat16. backend as in QuantizeInputs.
+DType choose_dtype(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options, const TokenSequences& probe,
+                   QuantBackend* backend = nullptr);
 
 // Adds every planned tensor to the writer, after each block a record to the job, and continues from the newest record whose
 // data are intact. Deterministic for any number of threads on one instruction-set path, however often it was interrupted.

@@ -27,6 +27,7 @@ std::vector<std::pair<std::string, std::string>> manifest_options(const Quantize
                                                           {"seq_len", std::to_string(r.seq_len)}};
   if (q.mixed) out.emplace_back("plan", mixed_plan_json(*q.mixed)["units"].dump());
   for (const std::string& name : q.skip) out.emplace_back("skip", name);
+  if (r.cuda) out.emplace_back("device", "cuda");
   return out;
 }
 
@@ -44,6 +45,7 @@ std::string quantize_command(const QuantizeRequest& r, const std::string& output
   if (q.dtype != "auto") argv.insert(argv.end(), {"--dtype", q.dtype});
   argv.insert(argv.end(), {"--calib", r.calib, "--samples", r.samples, "--seq-len", std::to_string(r.seq_len)});
   for (const std::string& name : q.skip) argv.insert(argv.end(), {"--skip", name});
+  if (r.cuda) argv.insert(argv.end(), {"--device", "cuda"});
   return public_command(argv);
 }
 

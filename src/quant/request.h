@@ -14,6 +14,7 @@ struct QuantizeRequest {
   QuantizeOptions quantize;
   int64_t seq_len = 512;
   std::string plan;  // a file; load_plan reads it
+  bool cuda = false;  // --device cuda
 
   // quantize.group from `group`: "auto" or a number.
   void resolve_group();

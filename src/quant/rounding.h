@@ -23,8 +23,9 @@ struct RoundingContext {
   BlockMatrices* matrices = nullptr;  // the block's weights there; null: the CPU takes them as they are in the block
 };
 
-// Whether the method needs RoundingContext::inputs; and tokens kept in the statistics.
+// Whether the method needs RoundingContext::inputs; has all it does in a QuantBackend; and needs tokens kept in the statistics.
 inline bool keeps_inputs(const std::string& method) { return method == "autoawq"; }
+inline bool runs_on_device(const std::string& method) { return method == "awq" || method == "gptq" || method == "rtn"; }
 inline bool keeps_sample(const std::string& method) { return method == "autoawq" || method == "smoothquant"; }
 
 // The method of context.options on one block: rounds every planned linear; on a device the results stay there. Methods that fold scales leave `block` with the

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/thread_pool.h"
+
 namespace awq {
 namespace {
 constexpr int64_t kChunkTokens = 2048;  // bounds the scratch of a forward pass
@@ -67,9 +69,14 @@ void HiddenStates::advance(const Block& block, Scratch& scratch, Observer* obser
 }
 
 float HiddenStates::abs_max() const {
-  float largest = 0;
-  for (float v : states_) largest = std::max(largest, std::fabs(v));
-  return largest;
+  constexpr int64_t kPart = 1 << 20;
+  const auto n = static_cast<int64_t>(states_.size());
+  std::vector<float> largest(static_cast<size_t>((n + kPart - 1) / kPart), 0.0f);
+  parallel_for(static_cast<int64_t>(largest.size()), [&](int64_t part) {
+    float& most = largest[static_cast<size_t>(part)];
+    for (int64_t i = part * kPart; i < std::min(n, (part + 1) * kPart); ++i) most = std::max(most, std::fabs(states_[static_cast<size_t>(i)]));
+  });
+  return largest.empty() ? 0 : *std::max_element(largest.begin(), largest.end());
 }
 
 }  // namespace awq

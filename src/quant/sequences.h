@@ -33,6 +33,7 @@ class HiddenStates {
   void advance(const Block& block, Scratch& scratch, Observer* observer);
   const float* data() const { return states_.data(); }
   std::span<const float> values() const { return states_; }
+  std::span<float> mutable_values() { return states_; }
   const TokenSequences& sequences() const { return *sequences_; }
   int64_t width() const { return width_; }
   float abs_max() const;

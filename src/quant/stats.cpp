@@ -41,6 +41,15 @@ void StatsObserver::on_input(int64_t, Site site, const float* x, int64_t tokens,
     s.sample.insert(s.sample.end(), x + t * dim, x + (t + 1) * dim);
 }
 
+void StatsObserver::take(Site site, InputSums&& sums) {
+  SiteStats& s = sites_[static_cast<size_t>(site)];
+  s = SiteStats{};
+  s.dim = sums.dim, s.tokens = sums.tokens;
+  s.gram = std::move(sums.gram.host), s.device_gram = std::move(sums.gram.device);
+  s.abs_sum = std::move(sums.abs_sum), s.channel_max = std::move(sums.channel_max);
+  for (const float m : s.channel_max) s.abs_max = std::max(s.abs_max, m);
+}
+
 void StatsObserver::reset() {
   for (SiteStats& s : sites_) s = SiteStats{};
 }

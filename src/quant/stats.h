@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/quant_backend.h"
+#include "model/block_runner.h"
 #include "model/model.h"
 
 namespace awq {
@@ -34,6 +35,8 @@ class StatsObserver : public Observer {
   // keep_sample: also keep some of the tokens themselves.
   explicit StatsObserver(bool bf16, bool keep_sample = false) : bf16_(bf16), keep_sample_(keep_sample) {}
   void on_input(int64_t layer, Site site, const float* x, int64_t tokens, int64_t dim) override;
+  // What a device has summed.
+  void take(Site site, InputSums&& sums);
   const SiteStats& at(Site site) const { return sites_[static_cast<size_t>(site)]; }
   void reset();
 

@@ -177,6 +177,14 @@ class FirstErrors(TinyCase):
         ]:
             self.quantize_refused(*arguments, line=line)
 
+    def test_a_gpu_that_is_not_there(self):
+        before = self.files()
+        done = awq("quantize", self.model, "-o", "out", "--device", "cuda", cwd=self.dir, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertRegex(done.stderr, r"\Aawq: error: --device cuda: (no CUDA device|built without CUDA)[^\n]*; use --device auto or cpu\n\Z")
+        self.assertEqual(self.files(), before)
+        self.quantize_refused("--vram", "8GiB", line="--vram: expected --device cuda beside it")
+
     def test_wrong_flags_suggest_the_right_one(self):
         for arguments, said in [
             (["--bit", 3], "awq quantize has no option '--bit': did you mean --bits?"),

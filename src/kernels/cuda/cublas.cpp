@@ -14,6 +14,13 @@ using GemmEx = cublasStatus_t (*)(cublasHandle_t, cublasOperation_t, cublasOpera
                                   const void*, void*, cudaDataType, int, cublasComputeType_t,
                                   cublasGemmAlgo_t);
 
+void* open_library() {
+  for (const char* name : {"libcublas.so.13", "libcublas.so.12", "libcublas.so"})
+    if (void* library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL); library != nullptr) return library;
+  fail(Code::kUnsupported, "CUDA: libcublas.so.13 is needed for dense products and was not found ({})",
+       ::dlerror());
+}
+
 struct Library {
   decltype(&cublasCreate_v2) create = nullptr;
   decltype(&cublasDestroy_v2) destroy = nullptr;
@@ -22,22 +29,15 @@ struct Library {
   GemmEx gemm = nullptr;
 
   Library() {
-    void* library = nullptr;
-    for (const char* name : {"libcublas.so.13", "libcublas.so.12", "libcublas.so"})
-      if ((library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL)) != nullptr) break;
-    if (library == nullptr)
-      fail(Code::kUnsupported, "CUDA: libcublas.so.13 is needed for dense products and was not found ({})",
-           ::dlerror());
-    find(library, "cublasCreate_v2", create);
-    find(library, "cublasDestroy_v2", destroy);
-    find(library, "cublasSetStream_v2", set_stream);
-    find(library, "cublasSetWorkspace_v2", set_workspace);
-    find(library, "cublasGemmEx", gemm);
+    find("cublasCreate_v2", create);
+    find("cublasDestroy_v2", destroy);
+    find("cublasSetStream_v2", set_stream);
+    find("cublasSetWorkspace_v2", set_workspace);
+    find("cublasGemmEx", gemm);
   }
   template <class F>
-  static void find(void* library, const char* name, F& function) {
-    function = reinterpret_cast<F>(::dlsym(library, name));
-    if (function == nullptr) fail(Code::kUnsupported, "CUDA: libcublas has no {}", name);
+  static void find(const char* name, F& function) {
+    function = reinterpret_cast<F>(cublas_function(name));
   }
 };
 
@@ -52,6 +52,13 @@ void check(cublasStatus_t status, const char* what) {
 }
 
 }  // namespace
+
+void* cublas_function(const char* name) {
+  static void* const opened = open_library();
+  void* function = ::dlsym(opened, name);
+  if (function == nullptr) fail(Code::kUnsupported, "CUDA: libcublas has no {}", name);
+  return function;
+}
 
 Cublas::Cublas() : workspace_(kWorkspaceBytes) {
   cublasHandle_t handle = nullptr;
