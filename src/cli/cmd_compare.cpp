@@ -25,6 +25,7 @@ struct Options : QuantizeRequest {
   std::string protocol = "raw2048", html;
   int64_t limit = 0;
   bool no_speed = false, no_prompts = false;
+  StatsFiles stats;
 };
 
 constexpr const char* kDefaultMethods[] = {"awq", "autoawq",     "gptq",     "rtn",
@@ -112,6 +113,7 @@ void check_memory(const Checkpoint& checkpoint, const std::vector<Contender>& co
 CompareOptions compare_options(const Options& o, const Tokenizer& tokenizer) {
   const Protocol protocol = protocol_named(o.protocol);
   CompareOptions out;
+  out.statistics = o.stats;
   out.limit = o.limit;
   out.speed = !o.no_speed;
   for (const std::string& data : o.data) {
@@ -217,6 +219,11 @@ void add_compare(CLI::App& app, Context& context) {
   command.add_option("--seq-len", o->seq_len, "tokens per calibration sequence (default 512)")
       ->check(CLI::Range(8, 32768))
       ->type_name("N");
+  auto* stats = command.add_option("--stats", o->stats.load, "read the calibration's statistics from a file that --save-stats wrote")
+                    ->type_name("FILE");
+  command.add_option("--save-stats", o->stats.save, "keep them, for other bits, groups and methods")
+      ->excludes(stats)
+      ->type_name("FILE");
   command.add_option("--data", o->data, "texts to measure on: builtin or files (default builtin)")
       ->delimiter(',')
       ->type_name("LIST");

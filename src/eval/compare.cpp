@@ -94,7 +94,7 @@ Comparison compare_methods(const Checkpoint& checkpoint, const std::vector<Conte
                            const QuantizeInputs& inputs, const CompareOptions& options,
                            const ProgressFn& progress) {
   Comparison out;
-  out.all = quantize_side_by_side(checkpoint, contenders, inputs, Precision::kExact, progress);
+  out.all = quantize_side_by_side(checkpoint, contenders, inputs, Precision::kExact, progress, options.statistics);
   for (const StoredTensor& t : checkpoint.tensors()) out.source_bytes += t.bytes;
   std::vector<const Model*> models;
   for (ContenderResult& r : out.all.results) {

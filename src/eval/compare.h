@@ -22,6 +22,7 @@ struct CompareOptions {
   std::vector<std::vector<int32_t>> prompts;  // answered greedily
   int64_t answer_tokens = 40;
   bool speed = true;
+  StatsFiles statistics;
 };
 
 struct Speed {

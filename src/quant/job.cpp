@@ -73,13 +73,6 @@ Manifest describe(const Checkpoint& checkpoint, const QuantizeJob& job, const Jo
   return m;
 }
 
-std::string tokens_digest(const TokenSequences& sequences) {
-  Sha256 hash;
-  hash.update(std::as_bytes(std::span(sequences.lengths)));
-  hash.update(std::as_bytes(std::span(sequences.ids)));
-  return hash.hex();
-}
-
 std::string schemes_digest(const QuantizePlan& plan) {
   Sha256 hash;
   for (const auto& block : plan.blocks)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/sha256.h"
 #include "base/thread_pool.h"
 
 namespace awq {
@@ -36,6 +37,13 @@ TokenSequences first_sequences(const TokenSequences& all, int64_t tokens) {
     out.lengths.push_back(length);
   }
   return out;
+}
+
+std::string tokens_digest(const TokenSequences& sequences) {
+  Sha256 hash;
+  hash.update(std::as_bytes(std::span(sequences.lengths)));
+  hash.update(std::as_bytes(std::span(sequences.ids)));
+  return hash.hex();
 }
 
 HiddenStates::HiddenStates(const TokenSequences& sequences, const Tensor& embedding)

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "model/model.h"
@@ -22,6 +23,9 @@ TokenSequences cut_sequences(std::span<const int32_t> stream, int64_t seq_len, i
 
 // The first sequences, whole, until there are at least so many tokens; all of them where there are fewer.
 TokenSequences first_sequences(const TokenSequences& all, int64_t tokens);
+
+// SHA-256 of ids and lengths.
+std::string tokens_digest(const TokenSequences& sequences);
 
 // The states [tokens, hidden] of some sequences between two blocks.
 class HiddenStates {

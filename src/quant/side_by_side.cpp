@@ -7,6 +7,7 @@
 
 #include "base/system.h"
 #include "quant/rounders.h"
+#include "quant/stats_file.h"
 
 namespace awq {
 namespace {
@@ -40,9 +41,11 @@ Tensor with_salient(const Tensor& w, const QuantWeight& q, const std::vector<int
 class Run {
  public:
   Run(const Checkpoint& checkpoint, const std::vector<Contender>& contenders, const QuantizeInputs& inputs, Precision run_precision,
-      const ProgressFn& progress)
+      const ProgressFn& progress, const StatsFiles& files)
       : checkpoint_(checkpoint), contenders_(contenders), inputs_(inputs), run_precision_(run_precision), progress_(progress),
-        stats_(inputs.precision == Precision::kBf16, wants(keeps_sample)) {
+        stats_(inputs.precision == Precision::kBf16, wants(keeps_sample) || !files.save.empty()) {
+    if (!files.load.empty()) reader_.emplace(files.load, stats_identity(checkpoint, inputs));
+    if (!files.save.empty()) writer_.emplace(files.save, stats_identity(checkpoint, inputs));
     for (const Contender& c : contenders) {
       plans_.push_back(plan_quantize(checkpoint, c.options, inputs.calibration.tokens()));
       const QuantizePlan& plan = plans_.back();
@@ -65,6 +68,7 @@ class Run {
       one_block(i, arch.block(*config_, i));
     }
     report(config_->layers);
+    if (writer_) writer_->finish();
     assemble(embedding);
     return std::move(out_);
   }
@@ -84,7 +88,11 @@ class Run {
     stats_.reset();
     std::optional<HiddenStates> before;
     if (states_ && wants(keeps_inputs)) before = states_;
-    if (states_) states_->advance(Block(config_, spec, dense, inputs_.precision), scratch_, &stats_);
+    // Methods that replay the block need the states even where the statistics are known.
+    if (states_ && (!reader_ || wants(keeps_inputs)))
+      states_->advance(Block(config_, spec, dense, inputs_.precision), scratch_, reader_ ? nullptr : &stats_);
+    if (reader_) reader_->next(stats_);
+    if (writer_) writer_->add(stats_);
     // Of the source the stored numbers, not their fp32 copies, are what runs.
     source_blocks_.push_back(std::make_unique<Block>(config_, spec, load_block(checkpoint_, *config_, spec, false), run_precision_));
     out_.statistics_seconds += now_seconds() - start;
@@ -153,6 +161,8 @@ class Run {
   std::shared_ptr<const ModelConfig> config_;
   std::optional<HiddenStates> states_;
   Scratch scratch_;
+  std::optional<StatsReader> reader_;
+  std::optional<StatsWriter> writer_;
   std::vector<std::unique_ptr<Block>> source_blocks_;
   std::vector<std::vector<std::unique_ptr<Block>>> blocks_;  // of each contender
   SideBySide out_;
@@ -161,9 +171,9 @@ class Run {
 }  // namespace
 
 SideBySide quantize_side_by_side(const Checkpoint& checkpoint, const std::vector<Contender>& contenders, const QuantizeInputs& inputs,
-                                 Precision run_precision, const ProgressFn& progress) {
+                                 Precision run_precision, const ProgressFn& progress, const StatsFiles& files) {
   if (contenders.empty()) fail(Code::kBadArgument, "nothing to compare: expected at least one method");
-  return Run(checkpoint, contenders, inputs, run_precision, progress).run();
+  return Run(checkpoint, contenders, inputs, run_precision, progress, files).run();
 }
 
 }  // namespace awq

@@ -37,8 +37,13 @@ struct SideBySide {
   std::vector<ContenderResult> results;  // in the order of the contenders
 };
 
-// The models run with `run_precision`, the calibration with inputs.precision. Errors: those of plan_quantize.
+// Files of statistics (stats_file.h); empty: none. What is read must have been made for the same source and calibration.
+struct StatsFiles {
+  std::string save, load;
+};
+
+// The models run with `run_precision`, the calibration with inputs.precision. Errors: those of plan_quantize and of the files.
 SideBySide quantize_side_by_side(const Checkpoint& checkpoint, const std::vector<Contender>& contenders, const QuantizeInputs& inputs,
-                                 Precision run_precision, const ProgressFn& progress);
+                                 Precision run_precision, const ProgressFn& progress, const StatsFiles& files = {});
 
 }  // namespace awq

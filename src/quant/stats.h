@@ -38,6 +38,7 @@ class StatsObserver : public Observer {
   // What a device has summed.
   void take(Site site, InputSums&& sums);
   const SiteStats& at(Site site) const { return sites_[static_cast<size_t>(site)]; }
+  void set(Site site, SiteStats stats) { sites_[static_cast<size_t>(site)] = std::move(stats); }
   void reset();
 
  private:

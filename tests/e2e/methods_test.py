@@ -115,6 +115,33 @@ class Methods(TinyCase):
         self.assertEqual(loaded["text"], folder)
         self.assertIsInstance(stored, str)
 
+    def test_statistics_are_kept_for_other_widths_and_guarded(self):
+        file = self.dir / "statistics"
+        options = ("--calib", self.calib, "--data", self.text, "--no-prompts", "--no-speed", "--samples")
+        methods = ("--methods", "awq,awq:b3,autoawq,smoothquant")
+
+        def rows(*arguments):
+            return [[row["label"], row["texts"][0]["kl"], row["layers"]]
+                    for row in self.ok("compare", self.model, *options, 8, *arguments)["methods"]]
+        # One run keeps them without the methods that need more than Gram matrices; another reads them for all.
+        first = rows("--methods", "rtn", "--save-stats", file)
+        self.assertEqual(first, rows("--methods", "rtn"))
+        self.assertEqual(rows(*methods, "--stats", file), rows(*methods))
+        self.assertEqual([p.name for p in self.dir.glob("statistics*")], ["statistics"])
+
+        def refused(*arguments):
+            done = awq("compare", self.model, *arguments, "--methods", "rtn", "--stats", file)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            return done.stderr
+        self.assertRegex(refused(*options, 4), "statistics: statistics of another run: expected calibration sequences 4, found 8")
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-100])
+        self.assertIn("ends early", refused(*options, 8))
+        file.write_bytes(whole[:-1000] + bytes(4) + whole[-996:])
+        self.assertIn("damaged", refused(*options, 8))
+        file.write_bytes(b"text\n")
+        self.assertIn("expected a file of awq compare --save-stats", refused(*options, 8))
+
     def test_compare_puts_every_method_in_one_table(self):
         page = self.dir / "report.html"
         found = self.ok("compare", self.model, "--calib", self.calib, "--samples", 8, "--data", self.text, "--html", page)
