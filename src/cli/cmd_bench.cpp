@@ -18,7 +18,7 @@ namespace awq::cli {
 namespace {
 
 struct Options {
-  std::string model, random_weights, precision = "fast", kernel = "auto", kv_dtype = "float16";
+  std::string model, random_weights, precision = "fast", kernel = "auto", kv_dtype = "float16", pack_cache;
   BenchShape shape;
   RandomWeights random;
   int head_bits = 0;
@@ -28,8 +28,9 @@ struct Options {
 LoadOptions load_options(const Options& o, const Context& context) {
   LoadOptions load{precision_named(o.precision), context.report};
   load.head_bits = o.head_bits;
+  load.pack_cache = o.pack_cache;
   load.device = model_device(context);
-  load.product = o.kernel == "gemv" ? Product::kGemv : o.kernel == "gemm" ? Product::kGemm : Product::kAuto;
+  load.product = o.kernel == "gemv" ? Product::kGemv : o.kernel == "gemm" ? Product::kGemm : Product::kInvariant;
   load.fuse = !o.no_fuse;
   return load;
 }
@@ -202,6 +203,7 @@ void add_bench(CLI::App& app, Context& context) {
   command.add_option("MODEL", o->model, "folder, .gguf file or org/name");
   add_shape_options(command, *o);
   add_precision_options(command, o->precision, o->head_bits);
+  add_pack_cache_option(command, o->pack_cache);
   command.add_option("--kernel", o->kernel, "auto|gemv|gemm: how tokens meet the weights")
       ->check(one_of({"auto", "gemv", "gemm"}))
       ->type_name("NAME")

@@ -35,7 +35,7 @@ constexpr const char* kHelp =
     "Enter sends; Alt-Enter or a backslash before Enter begins a new line. Ctrl-C stops an answer.";
 
 struct Options {
-  std::string model, system, precision = "fast";
+  std::string model, system, precision = "fast", pack_cache;
   int head_bits = 0;
   int64_t max_tokens = 1024, context = 8192;
   DraftOptions draft;
@@ -77,6 +77,7 @@ class Chat {
     tokenizer_ = load_tokenizer(*checkpoint_);
     LoadOptions load{precision_named(options.precision), context.report};
     load.head_bits = options.head_bits;
+    load.pack_cache = options.pack_cache;
     load.device = model_device(context);
     const auto model = Model::load(*checkpoint_, load);
     EngineOptions engine;
@@ -269,6 +270,7 @@ void add_chat(CLI::App& app, Context& context) {
       ->type_name("N")
       ->capture_default_str();
   add_precision_options(command, options->precision, options->head_bits);
+  add_pack_cache_option(command, options->pack_cache);
   add_sampling_options(command, options->sampling);
   add_draft_options(command, options->draft);
 }

@@ -100,6 +100,7 @@ void check_options(const CLI::App& command, const Options& o) {
     if (is_text_task(o.task) && given(name)) throw CLI::ValidationError(name, "is for tasks with answers, not for --task " + o.task);
   if (is_text_task(o.task)) return;
   if (!given("--data")) throw CLI::ValidationError("--task " + o.task, "needs --data FILE, its questions as JSON lines (docs/evaluation.md)");
+  if (given("--kv-dtype")) throw CLI::ValidationError("--kv-dtype", "is for --task ppl and kl");
   if (given("--protocol")) throw CLI::ValidationError("--protocol", "is for --task ppl and kl");
   for (const char* name : {"--answers", "--temperature"})
     if (given(name) && o.task != "humaneval") throw CLI::ValidationError(name, "is for --task humaneval");
@@ -148,6 +149,7 @@ void add_eval(CLI::App& app, Context& context) {
       ->check(CLI::Range(1, 1 << 30))
       ->type_name("N");
   add_precision_options(command, o->precision, o->head_bits);
+  add_kv_dtype_option(command, o->kv_dtype);
   command.add_option("--fewshot", o->fewshot, "solved examples to put in front of each question, in the form of --data")->type_name("FILE");
   command.add_option("--num-fewshot", o->shots, "so many of them; else 5 for MMLU and the whole file for other tasks")
       ->check(CLI::Range(0, 1000))

@@ -27,7 +27,7 @@ namespace awq::cli {
 namespace {
 
 struct Options {
-  std::string model, prompt, load_in, precision = "fast", kv_dtype = "float32";
+  std::string model, prompt, load_in, precision = "fast", kv_dtype = "float32", pack_cache;
   int head_bits = 0;
   std::string system;  // not empty: chat
   bool chat = false;
@@ -175,6 +175,7 @@ int run(const Options& options, const Context& context) {
   Request request = make_request(options, *checkpoint, *tokenizer, prompt);
   LoadOptions load{precision_named(options.precision), context.report};
   load.head_bits = options.head_bits;
+  load.pack_cache = options.pack_cache;
   load.device = model_device(context);
   load.load_in = load_in_named(options.load_in);
   const auto model = Model::load(*checkpoint, load);
@@ -220,6 +221,7 @@ void add_generate(CLI::App& app, Context& context) {
       ->capture_default_str();
   command.add_flag("--ignore-eos", options->ignore_eos, "go on after the model's end of text");
   add_precision_options(command, options->precision, options->head_bits);
+  add_pack_cache_option(command, options->pack_cache);
   add_kv_dtype_option(command, options->kv_dtype);
   add_sampling_options(command, options->sampling);
   add_draft_options(command, options->draft);

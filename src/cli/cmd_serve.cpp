@@ -29,7 +29,7 @@ namespace {
 using namespace std::chrono_literals;
 
 struct Options {
-  std::string model, host = "127.0.0.1", name, key_file, kv_dtype = "float16", precision = "fast", load_in;
+  std::string model, host = "127.0.0.1", name, key_file, kv_dtype = "float16", precision = "fast", load_in, pack_cache;
   int head_bits = 0;
   uint16_t port = 8000;
   std::vector<std::string> hosts, origins;
@@ -144,6 +144,7 @@ server::ServedModel load(const Options& o, const Context& context) {
   m.tokenizer = load_tokenizer(*checkpoint);
   LoadOptions weights{precision_named(o.precision), context.report};
   weights.head_bits = o.head_bits;
+  weights.pack_cache = o.pack_cache;
   weights.device = model_device(context);
   weights.load_in = load_in_named(o.load_in);
   const auto model = Model::load(*checkpoint, weights);
@@ -255,6 +256,7 @@ void add_serve(CLI::App& app, Context& context) {
       ->group(limits);
   add_precision_options(command, o->precision, o->head_bits);
   add_load_in_option(command, o->load_in);
+  add_pack_cache_option(command, o->pack_cache);
   add_draft_options(command, o->draft);
   add_kv_dtype_option(command, o->kv_dtype)->group(limits);
   command.add_option("--request-timeout", o->request_seconds, "seconds one request may take; 0: any")

@@ -11,9 +11,16 @@
 namespace awq::cli {
 namespace {
 
+// Windows are all alike: nothing is lost by the products that are faster for many tokens.
+LoadOptions whole_windows(const Context& context, Precision precision) {
+  LoadOptions load{precision, context.report};
+  load.product = Product::kAuto;
+  return load;
+}
+
 std::shared_ptr<const Model> load_model(const Context& context, const EvalOptions& o,
                                         const Checkpoint& checkpoint) {
-  LoadOptions load{precision_named(o.precision), context.report};
+  LoadOptions load = whole_windows(context, precision_named(o.precision));
   load.head_bits = o.head_bits;
   load.device = model_device(context);
   return Model::load(checkpoint, load);
@@ -59,9 +66,10 @@ TextRun measure_text(const Context& context, const EvalOptions& o) {
     fail(Code::kBadArgument, "--data {}: expected at least {} tokens, one window of {}, got {}", o.data, spec.length, o.protocol, length);
   if (reference_checkpoint) check_same_tokens(o, *reference_checkpoint, run.text, protocol, tokens);
   const auto model = load_model(context, o, *checkpoint);
-  const auto reference = reference_checkpoint ? Model::load(*reference_checkpoint, {Precision::kExact, context.report}) : nullptr;
+  const auto reference = reference_checkpoint ? Model::load(*reference_checkpoint, whole_windows(context, Precision::kExact)) : nullptr;
   warn_about_context(*model, spec, o.model);
-  run.evaluation = evaluate(*model, reference.get(), tokens, spec, o.limit, context.report);
+  const std::optional<DType> cache = o.kv_dtype.empty() ? std::nullopt : std::optional(kv_dtype_named(o.kv_dtype));
+  run.evaluation = evaluate(*model, reference.get(), tokens, spec, o.limit, context.report, cache);
   run.used_tokens = o.limit > 0 ? std::min(length, o.limit * spec.length) : length;
   run.seconds = now_seconds() - start;
   return run;

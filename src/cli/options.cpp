@@ -62,6 +62,13 @@ CLI::Option* add_kv_dtype_option(CLI::App& command, std::string& name) {
       ->capture_default_str();
 }
 
+void add_pack_cache_option(CLI::App& command, std::string& directory) {
+  command
+      .add_option("--pack-cache", directory, "keep prepared weights in this directory: the next start with the same model and options "
+                  "maps them")
+      ->type_name("DIR");
+}
+
 DType kv_dtype_named(std::string_view name) {
   return name == "float32" ? DType::kF32 : name == "bfloat16" ? DType::kBF16 : name == "int8" ? DType::kI8 : DType::kF16;
 }

@@ -57,6 +57,8 @@ void add_common_options(CLI::App& command, Context& context);
 
 // --precision fast|exact|bf16 and --head-bits, of commands that run a model.
 void add_precision_options(CLI::App& command, std::string& precision, int& head_bits);
+// --pack-cache (model/pack_cache.h).
+void add_pack_cache_option(CLI::App& command, std::string& directory);
 Precision precision_named(std::string_view name);  // one of the three
 // --kv-dtype, of commands with a key/value cache; its default is what `name` holds.
 CLI::Option* add_kv_dtype_option(CLI::App& command, std::string& name);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numeric>
 
 #include "base/error.h"
@@ -17,11 +18,16 @@ constexpr int64_t kLogitRows = 256;
 // One model's way through a window: the states of all its tokens, then logits a few rows at a time.
 class Side {
  public:
-  explicit Side(const Model& model) : model_(model) {}
+  Side(const Model& model, int64_t length, std::optional<DType> kv_dtype) : model_(model) {
+    if (!kv_dtype) return;
+    pages_.resize(static_cast<size_t>((length + kPageTokens - 1) / kPageTokens));
+    std::iota(pages_.begin(), pages_.end(), 0);
+    cache_ = std::make_unique<KvCache>(model, static_cast<int64_t>(pages_.size()), *kv_dtype);
+  }
 
   void run(std::span<const int32_t> tokens, std::span<const int32_t> positions) {
-    const SpanView whole{0, static_cast<int64_t>(tokens.size()), 0, nullptr};
-    model_.forward({tokens, positions, {&whole, 1}}, nullptr, scratch_, hidden_);
+    const SpanView whole{0, static_cast<int64_t>(tokens.size()), 0, cache_ ? pages_.data() : nullptr};
+    model_.forward({tokens, positions, {&whole, 1}}, cache_.get(), scratch_, hidden_);
   }
 
   // [rows, vocab]
@@ -34,6 +40,8 @@ class Side {
 
  private:
   const Model& model_;
+  std::vector<int32_t> pages_;
+  std::unique_ptr<KvCache> cache_;  // null: keys and values as they are
   Scratch scratch_;
   std::vector<float> hidden_, logits_;
 };
@@ -47,7 +55,7 @@ struct Sums {
 
 class Walk {
  public:
-  Walk(std::span<const Model* const> models, const Model* reference, const WindowSpec& spec)
+  Walk(std::span<const Model* const> models, const Model* reference, const WindowSpec& spec, std::optional<DType> kv_dtype)
       : spec_(spec),
         vocab_(models.front()->config().vocab),
         chunk_(std::clamp<int64_t>(kLogitFloats / vocab_, 1, kLogitRows)),
@@ -57,8 +65,8 @@ class Walk {
         kl_(static_cast<size_t>(chunk_)),
         same_(static_cast<size_t>(chunk_)) {
     std::iota(positions_.begin(), positions_.end(), 0);
-    for (const Model* model : models) models_.emplace_back(*model);
-    if (reference != nullptr) reference_.emplace(*reference);
+    for (const Model* model : models) models_.emplace_back(*model, spec.length, kv_dtype);
+    if (reference != nullptr) reference_.emplace(*reference, spec.length, std::nullopt);
   }
 
   void window(std::span<const int32_t> tokens) {
@@ -154,11 +162,11 @@ void check_arguments(const Model& model, const Model* reference, std::span<const
 
 std::vector<Evaluation> evaluate_all(std::span<const Model* const> models, const Model* reference,
                                      std::span<const int32_t> tokens, const WindowSpec& spec, int64_t limit,
-                                     const ProgressFn& progress) {
+                                     const ProgressFn& progress, std::optional<DType> kv_dtype) {
   for (const Model* model : models) check_arguments(*model, reference, tokens, spec);
   int64_t windows = static_cast<int64_t>(tokens.size()) / spec.length;
   if (limit > 0) windows = std::min(windows, limit);
-  Walk walk(models, reference, spec);
+  Walk walk(models, reference, spec, kv_dtype);
   for (int64_t w = 0; w < windows; ++w) {
     check_cancelled();
     walk.window(tokens.subspan(static_cast<size_t>(w * spec.length), static_cast<size_t>(spec.length)));
@@ -180,9 +188,9 @@ std::vector<Evaluation> evaluate_all(std::span<const Model* const> models, const
 }
 
 Evaluation evaluate(const Model& model, const Model* reference, std::span<const int32_t> tokens,
-                    const WindowSpec& spec, int64_t limit, const ProgressFn& progress) {
+                    const WindowSpec& spec, int64_t limit, const ProgressFn& progress, std::optional<DType> kv_dtype) {
   const Model* one = &model;
-  return evaluate_all({&one, 1}, reference, tokens, spec, limit, progress).front();
+  return evaluate_all({&one, 1}, reference, tokens, spec, limit, progress, kv_dtype).front();
 }
 
 }  // namespace awq

@@ -33,12 +33,14 @@ struct Evaluation {
 // Runs the first `limit` windows of `tokens` (0: all) through the model and, unless null, the reference.
 // Memory beyond the weights: the states of one window, at most 64 MiB of logits per model, and 8 bytes per
 // target with a reference. kBadArgument: fewer tokens than one window, or two vocabularies of different size;
-// kBadFile: logits that are not finite.
+// kBadFile: logits that are not finite. With kv_dtype the model, not the reference, reads the keys and values of a window from
+// a cache of that type, as it does when it generates.
 Evaluation evaluate(const Model& model, const Model* reference, std::span<const int32_t> tokens,
-                    const WindowSpec& spec, int64_t limit = 0, const ProgressFn& progress = {});
+                    const WindowSpec& spec, int64_t limit = 0, const ProgressFn& progress = {}, std::optional<DType> kv_dtype = {});
 
 // The same for several models of one reference, whose logits are computed once.
 std::vector<Evaluation> evaluate_all(std::span<const Model* const> models, const Model* reference, std::span<const int32_t> tokens,
-                                     const WindowSpec& spec, int64_t limit = 0, const ProgressFn& progress = {});
+                                     const WindowSpec& spec, int64_t limit = 0, const ProgressFn& progress = {},
+                                     std::optional<DType> kv_dtype = {});
 
 }  // namespace awq

@@ -33,16 +33,17 @@ void rope(float* x, int64_t ldx, int64_t tokens, int64_t heads, int64_t head_dim
 
 constexpr int kPageTokens = 16;
 
-// One layer's key/value cache: pages of kPageTokens tokens. Page p starts at base + p * page_bytes() and holds
-// keys [kv_heads, kPageTokens, head_dim] followed by values of the same shape, in `dtype` (F32, F16, BF16). In I8 each key and
-// each value is q * scale, q -127..127 and scale the largest magnitude / 127, and the scales, F32 [kv_heads, kPageTokens], stand
-// behind the keys and behind the values.
+// One layer's key/value cache: pages of kPageTokens tokens. Page p starts at base + p * page_bytes() and holds keys
+// [kv_heads, head_dim, kPageTokens] followed by values [kv_heads, kPageTokens, head_dim], in `dtype` (F32, F16, BF16): a vector
+// of one element of 16 keys is what a query's element multiplies, and a value is what a weight multiplies, so that a decoding
+// step rearranges nothing. In I8 each key and each value is q * scale, q -127..127 and scale the largest magnitude / 127, and
+// the scales, F32 [kv_heads, kPageTokens], stand behind the keys and behind the values.
 struct KvLayerView {
   std::byte* base = nullptr;
   DType dtype = DType::kF32;
   int64_t kv_heads = 0, head_dim = 0;
-  int64_t row_bytes() const { return head_dim * dtype_size(dtype); }
-  int64_t scales_at() const { return kv_heads * kPageTokens * row_bytes(); }  // in half a page
+  int64_t head_bytes() const { return kPageTokens * head_dim * dtype_size(dtype); }  // of the keys, or the values, of a page
+  int64_t scales_at() const { return kv_heads * head_bytes(); }                      // in half a page
   int64_t page_bytes() const { return 2 * (scales_at() + (dtype == DType::kI8 ? kv_heads * kPageTokens * 4 : 0)); }
 };
 

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cmath>
 
 #include "model/attention_weights.h"
 #include "model/model.h"
+#include "model/pack_cache.h"
 
 namespace awq {
 namespace {
@@ -11,22 +13,38 @@ float* grown(std::vector<float>& buffer, int64_t n) {
   return buffer.data();
 }
 
-const Tensor* bias_of(const BlockWeights& weights, const std::string& module) {
-  const auto it = weights.biases.find(module);
-  return it == weights.biases.end() ? nullptr : &it->second;
+// The biases of everything that reads `site` below each other, zeros where one has none; empty when none has.
+Tensor stacked_bias(const BlockSpec& spec, const BlockWeights& weights, Site site) {
+  std::vector<float> all;
+  bool any = false;
+  for (const LinearSpec& linear : spec.linears) {
+    if (linear.reads != site) continue;
+    const size_t begin = all.size();
+    all.resize(begin + static_cast<size_t>(linear.out), 0.0f);
+    if (const auto it = weights.biases.find(linear.module); it != weights.biases.end()) {
+      std::copy_n(it->second.f32(), linear.out, all.begin() + static_cast<int64_t>(begin));
+      any = true;
+    }
+  }
+  return any ? Tensor::from(all, {static_cast<int64_t>(all.size())}) : Tensor();
 }
 
 // Everything that reads `site`, side by side.
 Linear make_linear(const BlockSpec& spec, const BlockWeights& weights, Site site,
                    const LinearOptions& options) {
+  Tensor bias = stacked_bias(spec, weights, site);
+  const std::string name = packed_name(spec, site);
+  if (options.packed && options.packed->has(name)) return {options.packed->take(name), std::move(bias)};
   std::vector<const WeightSource*> parts;
-  std::vector<const Tensor*> biases;
-  for (const LinearSpec& linear : spec.linears) {
-    if (linear.reads != site) continue;
-    parts.push_back(&weights.weights.at(linear.module));
-    biases.push_back(bias_of(weights, linear.module));
+  for (const LinearSpec& linear : spec.linears)
+    if (linear.reads == site) parts.push_back(&weights.weights.at(linear.module));
+  Linear made(parts, std::move(bias), options);
+  if (options.packed) {
+    std::vector<const PackedLinear*> packed;
+    for (const auto& part : made.parts()) packed.push_back(part.get());
+    options.packed->keep(name, packed);
   }
-  return Linear(std::move(parts), std::move(biases), options);
+  return made;
 }
 
 Tensor norm_of(const BlockWeights& weights, const std::string& name) {

@@ -47,8 +47,7 @@ std::unique_ptr<PackedLinear> pack(const WeightSource& w, const LinearOptions& o
 
 }  // namespace
 
-Linear::Linear(std::vector<const WeightSource*> weights, std::vector<const Tensor*> biases,
-               const LinearOptions& options) {
+Linear::Linear(const std::vector<const WeightSource*>& weights, Tensor bias, const LinearOptions& options) : bias_(std::move(bias)) {
   bool same = options.fuse && weights.size() > 1;
   for (const WeightSource* w : weights) same = same && alike(*weights[0], *w);
   if (!same) {
@@ -58,20 +57,17 @@ Linear::Linear(std::vector<const WeightSource*> weights, std::vector<const Tenso
   } else {
     parts_.push_back(pack_linear(stack_quant(weights), options.precision, options.product));
   }
+  measure();
+}
+
+Linear::Linear(std::vector<std::unique_ptr<PackedLinear>> parts, Tensor bias) : parts_(std::move(parts)), bias_(std::move(bias)) {
+  measure();
+}
+
+void Linear::measure() {
   for (const auto& part : parts_) out_ += part->out();
   in_ = parts_[0]->in();
-
-  bool any_bias = false;
-  for (const Tensor* b : biases) any_bias = any_bias || b != nullptr;
-  if (!any_bias) return;
-  bias_ = Tensor::zeros(DType::kF32, {out_});
-  float* at = bias_.f32();
-  for (size_t i = 0; i < weights.size(); ++i) {
-    const auto* t = std::get_if<Tensor>(weights[i]);
-    const int64_t rows = t ? t->dim(0) : std::get<QuantWeight>(*weights[i]).rows;
-    if (biases[i] != nullptr) std::memcpy(at, biases[i]->f32(), static_cast<size_t>(rows) * sizeof(float));
-    at += rows;
-  }
+  check_internal(bias_.empty() || bias_.numel() == out_, "a linear's bias does not fit its outputs");
 }
 
 void Linear::run(const float* x, int64_t tokens, float* y) const {

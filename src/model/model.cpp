@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/thread_pool.h"
+#include "model/pack_cache.h"
 
 namespace awq {
 
@@ -35,47 +36,103 @@ int64_t KvCache::page_bytes(const ModelConfig& config, DType dtype) {
   return config.layers * KvLayerView{nullptr, dtype, config.kv_heads, config.head_dim}.page_bytes();
 }
 
+namespace {
+
+std::unique_ptr<PackedLinear> pack_head(const Tensor& head, const LinearOptions& options, int bits) {
+  return bits == 0 ? pack_linear(head, options.precision, options.product)
+                   : pack_linear(round_table(head, bits), options.precision, options.product);
+}
+
+// Whether the embedding's rows are those of the output layer's resident form.
+bool gives_rows(const ModelConfig& config, const PackedLinear& head) {
+  std::vector<float> probe(static_cast<size_t>(config.hidden));
+  return config.tied && head.row(0, probe.data());
+}
+
+constexpr const char* kPackedHead = "lm_head";
+constexpr const char* kKeptEmbedding = "embedding";
+
+// The embedding as packed linears need it beside them. One that a checkpoint has to decode first is kept, too.
+Tensor embedding_beside(const Checkpoint& checkpoint, const ModelConfig& config, PackCache* cache) {
+  if (cache == nullptr || !checkpoint.is_gguf()) return load_embedding(checkpoint, config);
+  if (auto kept = cache->take_tensor(kKeptEmbedding)) {
+    if (kept->shape() == Shape{config.vocab, config.hidden} && kept->dtype() == DType::kF32) return std::move(*kept);
+  }
+  return load_embedding(checkpoint, config);
+}
+
+}  // namespace
+
 Model::Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm,
              const Tensor& head, std::vector<std::unique_ptr<Block>> blocks, const LinearOptions& options,
              int head_bits)
+    : Model(std::move(config), std::move(embedding), std::move(final_norm), pack_head(head, options, head_bits), std::move(blocks)) {}
+
+Model::Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm,
+             std::unique_ptr<PackedLinear> head, std::vector<std::unique_ptr<Block>> blocks)
     : config_(std::move(config)),
       embedding_(std::move(embedding)),
       final_norm_(std::move(final_norm)),
       blocks_(std::move(blocks)),
-      head_(head_bits == 0 ? pack_linear(head, options.precision, options.product)
-                           : pack_linear(round_table(head, head_bits), options.precision, options.product)) {
-  std::vector<float> probe(static_cast<size_t>(config_->hidden));
-  if (config_->tied && head_bits != 0 && head_->row(0, probe.data())) embedding_ = Tensor();
+      head_(std::move(head)) {
+  if (gives_rows(*config_, *head_)) embedding_ = Tensor();
 }
 
 std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const LoadOptions& options) {
   const std::string where = checkpoint.path().string();
   const auto config = std::make_shared<const ModelConfig>(parse_model_config(checkpoint.config(), where));
   const ArchSpec& arch = find_arch(config->model_type, where);
-  const Tensor embedding = load_embedding(checkpoint, *config);
-  std::shared_ptr<DeviceModel> device;
-  if (options.device == Device::kCuda) device = make_cuda_model(config, embedding);
+  const auto report = [&](int64_t done) {
+    if (options.progress) options.progress({"load", static_cast<double>(done), static_cast<double>(config->layers), "blocks"});
+  };
+  const Tensor final_norm = load_vector(checkpoint, kFinalNormName, config->hidden);
+  if (options.device == Device::kCuda) {
+    const Tensor embedding = load_embedding(checkpoint, *config);
+    const std::shared_ptr<DeviceModel> device = make_cuda_model(config, embedding);
+    for (int64_t i = 0; i < config->layers; ++i) {
+      check_cancelled();
+      const BlockSpec spec = arch.block(*config, i);
+      BlockWeights weights = load_block(checkpoint, *config, spec, false);
+      quantize_loaded(options.load_in, weights);
+      device->add_block(spec, weights);
+      checkpoint.let_go();
+      report(i + 1);
+    }
+    device->finish(final_norm, load_head(checkpoint, *config, embedding), options.head_bits);
+    return std::make_shared<Model>(config, device);
+  }
+  std::optional<PackCache> cache;
+  LinearOptions linear = options.linear();
+  if (!options.pack_cache.empty()) linear.packed = &cache.emplace(options.pack_cache, checkpoint, options);
   std::vector<std::unique_ptr<Block>> blocks;
   for (int64_t i = 0; i < config->layers; ++i) {
     check_cancelled();
     const BlockSpec spec = arch.block(*config, i);
-    BlockWeights weights = load_block(checkpoint, *config, spec, false);
+    const auto wanted = [&](const LinearSpec& l) { return !cache || !cache->has(packed_name(spec, l.reads)); };
+    BlockWeights weights = load_block(checkpoint, *config, spec, false, wanted);
     quantize_loaded(options.load_in, weights);
-    if (device)
-      device->add_block(spec, weights);
-    else
-      blocks.push_back(std::make_unique<Block>(config, spec, weights, options.linear()));
+    blocks.push_back(std::make_unique<Block>(config, spec, weights, linear));
     checkpoint.let_go();  // what was packed
-    if (options.progress)
-      options.progress({"load", static_cast<double>(i + 1), static_cast<double>(config->layers), "blocks"});
+    report(i + 1);
   }
-  const Tensor head = load_head(checkpoint, *config, embedding);
-  const Tensor final_norm = load_vector(checkpoint, kFinalNormName, config->hidden);
-  if (device) {
-    device->finish(final_norm, head, options.head_bits);
-    return std::make_shared<Model>(config, device);
+  Tensor embedding;
+  std::unique_ptr<PackedLinear> head;
+  if (cache && cache->has(kPackedHead)) {
+    auto parts = cache->take(kPackedHead);
+    if (parts.size() != 1 || parts[0]->out() != config->vocab || parts[0]->in() != config->hidden)
+      fail(Code::kBadFile, "{}: the packed output layer does not fit the model; delete the files in it", options.pack_cache.string());
+    head = std::move(parts[0]);
+    if (!gives_rows(*config, *head)) embedding = embedding_beside(checkpoint, *config, &*cache);
+  } else {
+    embedding = embedding_beside(checkpoint, *config, cache ? &*cache : nullptr);
+    head = pack_head(load_head(checkpoint, *config, embedding), linear, options.head_bits);
+    if (cache) {
+      cache->keep(kPackedHead, {head.get()});
+      if (checkpoint.is_gguf() && !gives_rows(*config, *head)) cache->keep_tensor(kKeptEmbedding, embedding);
+    }
   }
-  auto model = std::make_shared<Model>(config, embedding, final_norm, head, std::move(blocks), options.linear(), options.head_bits);
+  if (cache) cache->save();
+  auto model = std::make_shared<Model>(config, std::move(embedding), final_norm, std::move(head), std::move(blocks));
   checkpoint.let_go();
   return model;
 }

@@ -84,10 +84,14 @@ struct BlockWeights {
   BlockWeights clone() const;  // tensors that may be changed without changing these
 };
 // dense_f32: every weight becomes a mutable F32 Tensor, as quantization wants it.
+// `wanted`, if given, says of a linear whether its weight is loaded; norms and biases always are.
 BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config, const BlockSpec& spec,
-                        bool dense_f32);
+                        bool dense_f32, const std::function<bool(const LinearSpec&)>& wanted = nullptr);
 
-// How linears are prepared. Without `fuse` each is a product of its own: to measure what fusing brings.
+class PackCache;
+
+// How linears are prepared. Without `fuse` each is a product of its own: to measure what fusing brings. Those that `packed`
+// has are taken from there, and others noted in it.
 struct LinearOptions {
   LinearOptions(Precision p = Precision::kExact, Product how = Product::kAuto,
                 bool fused = true)  // NOLINT: implicit
@@ -95,14 +99,17 @@ struct LinearOptions {
   Precision precision;
   Product product;
   bool fuse;
+  PackCache* packed = nullptr;
 };
 
 // Linears with one input, outputs side by side: one product when the parts are stored alike, else several.
 class Linear {
  public:
   Linear() = default;
-  Linear(std::vector<const WeightSource*> weights, std::vector<const Tensor*> biases,
-         const LinearOptions& options);
+  // bias F32 [out], or empty.
+  Linear(const std::vector<const WeightSource*>& weights, Tensor bias, const LinearOptions& options);
+  // Parts that are packed already.
+  Linear(std::vector<std::unique_ptr<PackedLinear>> parts, Tensor bias);
   // x [tokens, in] -> y [tokens, out], overwritten.
   void run(const float* x, int64_t tokens, float* y) const;
   int64_t out() const { return out_; }
@@ -111,6 +118,8 @@ class Linear {
   const std::vector<std::unique_ptr<PackedLinear>>& parts() const { return parts_; }
 
  private:
+  void measure();
+
   std::vector<std::unique_ptr<PackedLinear>> parts_;
   Tensor bias_;  // F32 [out], empty when no part has one
   int64_t out_ = 0, in_ = 0;
@@ -161,8 +170,9 @@ struct LoadOptions {
   // groups of up to 128 with an integer zero); 0: as stored. Small models move a third of their bytes there.
   int head_bits = 0;
   LoadIn load_in = LoadIn::kStored;
-  Product product = Product::kAuto;
+  Product product = Product::kInvariant;  // an answer does not depend on what else the batch holds
   bool fuse = true;
+  std::filesystem::path pack_cache = {};  // a directory to keep packed linears in; none if empty (model/pack_cache.h)
   // kCuda: precision, product and fuse do not apply; 4-bit weights meet 16-bit activations, other weights are dense in 16 bits.
   Device device = Device::kCpu;
 
@@ -175,6 +185,9 @@ class Model {
   // Assembled from parts: used where blocks come from elsewhere than a checkpoint (quantized in memory).
   Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm, const Tensor& head,
         std::vector<std::unique_ptr<Block>> blocks, const LinearOptions& options, int head_bits = 0);
+  // With a packed output layer; no embedding where that gives its rows.
+  Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm,
+        std::unique_ptr<PackedLinear> head, std::vector<std::unique_ptr<Block>> blocks);
   // One that a device runs, complete with its output layer.
   Model(std::shared_ptr<const ModelConfig> config, std::shared_ptr<const DeviceModel> device)
       : config_(std::move(config)), device_(std::move(device)) {}

@@ -42,7 +42,7 @@ WeightSource load_weight(const Checkpoint& checkpoint, const LinearSpec& linear)
 }  // namespace
 
 BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config, const BlockSpec& spec,
-                        bool dense_f32) {
+                        bool dense_f32, const std::function<bool(const LinearSpec&)>& wanted) {
   // Mappings are read-only; quantization changes weights, norms and biases in place.
   const auto vector = [&](const std::string& name, int64_t n) {
     const Tensor t = load_vector(checkpoint, name, n);
@@ -52,7 +52,7 @@ BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config,
   for (const NormSpec& norm : spec.norms(config))
     block.norms[norm.name] = vector(norm.name + ".weight", norm.dim);
   for (const LinearSpec& linear : spec.linears) {
-    block.weights[linear.module] = load_weight(checkpoint, linear);
+    if (!wanted || wanted(linear)) block.weights[linear.module] = load_weight(checkpoint, linear);
     if (dense_f32) {
       Tensor dense = block.dense(linear.module);
       const auto* source = std::get_if<Tensor>(&block.weights[linear.module]);

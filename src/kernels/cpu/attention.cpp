@@ -25,35 +25,49 @@ constexpr int64_t kRowsPerTask = 252;  // (token, head) rows: a multiple of ever
 constexpr int64_t kSplitRows = 64, kChunkKeys = 256;
 static_assert(kChunkKeys % simd::kKeyBlock == 0);
 
+// A block of keys of one head, and their values, where they lie in the cache.
+struct CachedBlock {
+  static constexpr int64_t kPages = simd::kKeyBlock / kPageTokens + simd::kAheadPages;
+  int64_t values_at;
+  const void* pages[kPages];
+  const float* page_scales[kPages];
+  const void* values[simd::kKeyBlock];
+  float value_scales[simd::kKeyBlock];
+
+  simd::CachedKeys keys_from(int64_t key) const { return {pages + key / kPageTokens, page_scales + key / kPageTokens, values_at}; }
+};
+
 // Where the keys and values of a span lie.
 struct KeySource {
-  simd::Elem elem = simd::Elem::kF32;
   const float* k = nullptr;  // dense [tokens, kv_heads, head_dim]
   const float* v = nullptr;
   int64_t ld = 0;
   const KvLayerView* cache = nullptr;
 
-  bool is_int8() const { return cache && cache->dtype == DType::kI8; }
-  // The scales of int8 rows; of the keys, those of the values are half a page further.
-  const std::byte* scale_at(const SpanView& span, int64_t head, int64_t position) const {
-    return cache->base + span.pages[position / kPageTokens] * cache->page_bytes() + cache->scales_at() +
-           (head * kPageTokens + position % kPageTokens) * 4;
-  }
+  int kind() const { return cache->dtype == DType::kI8 ? simd::kCacheInt8 : static_cast<int>(elem_of(cache->dtype)); }
   // Addresses of the rows of one head at positions [begin, begin + n).
   void rows(const SpanView& span, int64_t head, int64_t head_dim, int64_t begin, int64_t n, const void** keys,
             const void** values) const {
     for (int64_t i = 0; i < n; ++i) {
-      const int64_t position = begin + i;
-      if (!cache) {
-        keys[i] = k + (span.first + position) * ld + head * head_dim;
-        values[i] = v + (span.first + position) * ld + head * head_dim;
-        continue;
+      keys[i] = k + (span.first + begin + i) * ld + head * head_dim;
+      values[i] = v + (span.first + begin + i) * ld + head * head_dim;
+    }
+  }
+  // `begin` is the first of a page; pages beyond `end` repeat that of the key before it.
+  void block(const SpanView& span, int64_t head, int64_t begin, int64_t n, int64_t end, CachedBlock& out) const {
+    const int64_t half = cache->page_bytes() / 2, row = cache->head_bytes() / kPageTokens;
+    out.values_at = half;
+    for (int64_t p = 0; p < CachedBlock::kPages; ++p) {
+      const int64_t first = std::min(begin + p * kPageTokens, (end - 1) / kPageTokens * kPageTokens);
+      const std::byte* page = cache->base + span.pages[first / kPageTokens] * cache->page_bytes();
+      out.pages[p] = page + head * cache->head_bytes();
+      const auto* scales = reinterpret_cast<const float*>(page + cache->scales_at()) + head * kPageTokens;
+      out.page_scales[p] = scales;
+      for (int64_t i = p * kPageTokens; i < std::min(n, (p + 1) * kPageTokens); ++i) {
+        const int64_t slot = i % kPageTokens;
+        out.values[i] = page + half + head * cache->head_bytes() + slot * row;
+        if (cache->dtype == DType::kI8) out.value_scales[i] = scales[half / 4 + slot];
       }
-      const int64_t element = dtype_size(cache->dtype);
-      const std::byte* page = cache->base + span.pages[position / kPageTokens] * cache->page_bytes();
-      const int64_t offset = (head * kPageTokens + position % kPageTokens) * head_dim * element;
-      keys[i] = page + offset;
-      values[i] = page + cache->page_bytes() / 2 + offset;
     }
   }
 };
@@ -94,6 +108,7 @@ struct Workspace {
   float *query, *scores, *out, *keys, *values, *max, *sum32;
   float *all_out, *all_max, *all_sum;  // of the chunks so far
   std::vector<double> sum;
+  CachedBlock block;
   Scratch scratch;
 
   void prepare(int64_t rows, int64_t dim, int64_t ldo) {
@@ -117,7 +132,6 @@ struct Workspace {
     std::fill_n(all_out, rows * ldo, 0.0f);
     std::fill_n(all_max, rows, -std::numeric_limits<float>::infinity());
     std::fill_n(all_sum, rows, 0.0f);
-    std::fill_n(values, simd::kKeyBlock * ldo, 0.0f);
     begin_chunk(rows, ldo);
   }
   void begin_chunk(int64_t rows, int64_t ldo) {
@@ -161,11 +175,13 @@ class Attention {
   void run_task(const Task& task) const;
   void load_queries(const Task& task, Workspace& w, int64_t rows) const;
   void load_keys(const Task& task, int64_t begin, int64_t n, Workspace& w) const;
-  void load_int8(const Task& task, int64_t begin, int64_t n, const void** keys, const void** values, Workspace& w) const;
+  void load_cached(const Task& task, int64_t begin, int64_t n, Workspace& w) const;
   void tile_step(const Task& task, int64_t key0, int64_t keys, int64_t row0, int64_t rows,
                  Workspace& w) const;
   void store_partial(const Task& task, const Partial& chunk, int64_t rows) const;
   void combine(const std::vector<Task>& tasks) const;
+  // Whether so many rows meet keys and values where they lie.
+  bool direct(int64_t rows) const { return source_.cache != nullptr && rows <= t_.direct_rows; }
   static int64_t chunk_end(int64_t key) { return (key / kChunkKeys + 1) * kChunkKeys; }
   float* y_row(const Task& task, int64_t row) const {
     return y_ + ((task.span->first + task.query + row / group_) * shape_.heads + task.kv_head * group_ +
@@ -216,6 +232,7 @@ void Attention::run_task(const Task& task) const {
   thread_local Workspace w;
   const int64_t rows = task.queries * group_;
   w.prepare(rows, shape_.head_dim, ldo_);
+  if (!direct(rows) && ldo_ != shape_.head_dim) std::fill_n(w.values, simd::kKeyBlock * ldo_, 0.0f);
   load_queries(task, w, rows);
   const Partial all{w.all_out, ldo_, w.all_max, w.all_sum};
   for (int64_t key = task.key_begin; key < task.key_end; key += simd::kKeyBlock) {
@@ -248,44 +265,38 @@ void Attention::load_queries(const Task& task, Workspace& w, int64_t rows) const
   std::fill_n(w.out, std::min<int64_t>(t_.mr, rows) * dim, 0.0f);
 }
 
-// Keys as panels [panel][head_dim][nr keys], values as panels [panel][key][nr of head_dim].
+// Keys as panels [panel][head_dim][nr keys], values as panels [panel][key][nr of head_dim]; a cache's stay where they are
+// for a few rows.
 void Attention::load_keys(const Task& task, int64_t begin, int64_t n, Workspace& w) const {
+  const int64_t dim = shape_.head_dim, nr = t_.nr;
+  if (source_.cache) return load_cached(task, begin, n, w);
   const void* keys[simd::kKeyBlock];
   const void* values[simd::kKeyBlock];
-  const int64_t dim = shape_.head_dim, nr = t_.nr;
   source_.rows(*task.span, task.kv_head, dim, begin, n, keys, values);
-  if (source_.is_int8()) return load_int8(task, begin, n, keys, values, w);
-  const int elem = static_cast<int>(source_.elem);
-  const int64_t bytes = source_.elem == simd::Elem::kF32 ? 4 : 2;
+  constexpr int kF32 = static_cast<int>(simd::Elem::kF32);
   for (int64_t i = 0; i < n; i += nr)
-    t_.pack_b[elem](keys + i, static_cast<int>(std::min(nr, n - i)), 0, dim, w.keys + i * dim);
+    t_.pack_b[kF32](keys + i, static_cast<int>(std::min(nr, n - i)), 0, dim, w.keys + i * dim);
   for (int64_t c = 0; c < dim; c += nr)
     for (int64_t i = 0; i < n; ++i)
-      t_.to_f32[elem](static_cast<const char*>(values[i]) + c * bytes,
-                      w.values + c * simd::kKeyBlock + i * nr, std::min(nr, dim - c));
+      t_.to_f32[kF32](static_cast<const float*>(values[i]) + c, w.values + c * simd::kKeyBlock + i * nr, std::min(nr, dim - c));
 }
 
-// The same from int8: keys become floats in the memory of the values, which come after.
-void Attention::load_int8(const Task& task, int64_t begin, int64_t n, const void** keys, const void** values, Workspace& w) const {
-  const int64_t dim = shape_.head_dim, nr = t_.nr, half = source_.cache->page_bytes() / 2;
-  const auto scale = [&](int64_t i, int64_t offset) {
-    float s;
-    std::memcpy(&s, source_.scale_at(*task.span, task.kv_head, begin + i) + offset, sizeof s);
-    return s;
-  };
-  for (int64_t i = 0; i < n; ++i) {
-    float* row = w.values + i * dim;
-    t_.from_i8(static_cast<const int8_t*>(keys[i]), scale(i, 0), row, dim);
-    keys[i] = row;
-  }
-  for (int64_t i = 0; i < n; i += nr)
-    t_.pack_b[static_cast<int>(simd::Elem::kF32)](keys + i, static_cast<int>(std::min(nr, n - i)), 0, dim, w.keys + i * dim);
-  if (dim % nr != 0) std::fill_n(w.values, simd::kKeyBlock * ldo_, 0.0f);
-  for (int64_t i = 0; i < n; ++i) {
-    const float s = scale(i, half);
-    for (int64_t c = 0; c < dim; c += nr)
-      t_.from_i8(static_cast<const int8_t*>(values[i]) + c, s, w.values + c * simd::kKeyBlock + i * nr, std::min(nr, dim - c));
-  }
+void Attention::load_cached(const Task& task, int64_t begin, int64_t n, Workspace& w) const {
+  const int64_t dim = shape_.head_dim, nr = t_.nr, rows = task.queries * group_;
+  source_.block(*task.span, task.kv_head, begin, n, task.key_end, w.block);
+  if (direct(rows)) return;
+  const int kind = source_.kind();
+  for (int64_t i = 0; i < n; i += nr) t_.key_panel[kind](w.block.keys_from(i), dim, w.keys + i * dim);
+  const int64_t element = dtype_size(source_.cache->dtype);
+  for (int64_t c = 0; c < dim; c += nr)
+    for (int64_t i = 0; i < n; ++i) {
+      const auto* from = static_cast<const std::byte*>(w.block.values[i]) + c * element;
+      float* to = w.values + c * simd::kKeyBlock + i * nr;
+      if (kind == simd::kCacheInt8)
+        t_.from_i8(reinterpret_cast<const int8_t*>(from), w.block.value_scales[i], to, std::min(nr, dim - c));
+      else
+        t_.to_f32[kind](from, to, std::min(nr, dim - c));
+    }
 }
 
 // Rows [row0, row0 + rows) against keys [key0, key0 + keys).
@@ -301,8 +312,13 @@ void Attention::tile_step(const Task& task, int64_t key0, int64_t keys, int64_t 
   if (begin >= end) return;
   float* scores = w.scores + row0 * simd::kKeyBlock;
   float* out = w.out + row0 * ldo_;
-  for (int64_t c = begin / nr * nr; c < end; c += nr)
-    t_.micro[rows](dim, w.query + row0 * dim, w.keys + c * dim, scores + c, simd::kKeyBlock, false);
+  const int64_t from = begin / nr * nr;
+  if (direct(task.queries * group_))
+    t_.key_scores[source_.kind()](static_cast<int>(rows), w.block.keys_from(from), static_cast<int>(ceil_div(end - from, nr)), dim,
+                                  w.query, scores + from);
+  else
+    for (int64_t c = from; c < end; c += nr)
+      t_.micro[rows](dim, w.query + row0 * dim, w.keys + c * dim, scores + c, simd::kKeyBlock, false);
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t row = row0 + i, hi = std::clamp(last(row), begin, end),
                   lo = std::min(std::max(first(row), begin), hi);
@@ -310,6 +326,9 @@ void Attention::tile_step(const Task& task, int64_t key0, int64_t keys, int64_t 
         t_.softmax_step(scores + i * simd::kKeyBlock, lo, hi, begin, end, w.max + row, &w.sum[row]);
     if (shrink != 1.0f) t_.scale(out + i * ldo_, shrink, ldo_);
   }
+  if (direct(task.queries * group_))
+    return t_.mix_values[source_.kind()](static_cast<int>(rows), end - begin, scores + begin,
+                                         {w.block.values + begin, w.block.value_scales + begin}, dim, out, ldo_);
   for (int64_t c = 0; c < ldo_; c += nr)
     t_.micro_rows[rows](end - begin, scores + begin, w.values + c * simd::kKeyBlock + begin * nr, out + c,
                         ldo_, true);
@@ -365,35 +384,74 @@ void attention_dense(const AttentionShape& shape, std::span<const SpanView> span
 void attention_paged(const AttentionShape& shape, const KvLayerView& cache, std::span<const SpanView> spans,
                      const float* q, int64_t ldq, float* y) {
   KeySource source;
-  if (cache.dtype != DType::kI8) source.elem = elem_of(cache.dtype);
   source.cache = &cache;
   Attention(shape, source, q, ldq, y).run(spans);
 }
 
-void kv_write(const KvLayerView& cache, std::span<const SpanView> spans, const float* k, const float* v,
-              int64_t ld) {
-  const bool is_int8 = cache.dtype == DType::kI8;
-  const auto convert = simd::table().from_f32[is_int8 ? 0 : static_cast<int>(elem_of(cache.dtype))];
-  const auto put = [&](const float* x, std::byte* half, int64_t row) {
-    std::byte* at = half + row * cache.row_bytes();
-    if (!is_int8) return convert(x, at, cache.head_dim);
+namespace {
+
+// A key's elements go to the same slot of as many vectors.
+template <class T>
+void scatter(const std::byte* from, int64_t n, std::byte* to) {
+  const auto* x = reinterpret_cast<const T*>(from);
+  auto* y = reinterpret_cast<T*>(to);
+  for (int64_t i = 0; i < n; ++i) y[i * kPageTokens] = x[i];
+}
+
+// Keys and values of a token, one head after the other.
+class CacheWriter {
+ public:
+  explicit CacheWriter(const KvLayerView& cache)
+      : cache_(cache),
+        element_(dtype_size(cache.dtype)),
+        convert_(simd::table().from_f32[cache.dtype == DType::kI8 ? 0 : static_cast<int>(elem_of(cache.dtype))]) {}
+
+  void write(const float* k, const float* v, std::byte* page, int64_t slot) const {
+    thread_local Scratch scratch;
+    auto* row = reinterpret_cast<std::byte*>(scratch.floats(cache_.head_dim));
+    for (int64_t h = 0; h < cache_.kv_heads; ++h, k += cache_.head_dim, v += cache_.head_dim) {
+      std::byte* key = page + h * cache_.head_bytes() + slot * element_;
+      std::byte* scale = page + cache_.scales_at() + 4 * (h * kPageTokens + slot);
+      store(k, row, scale);
+      element_ == 4 ? scatter<uint32_t>(row, cache_.head_dim, key)
+      : element_ == 2 ? scatter<uint16_t>(row, cache_.head_dim, key)
+                      : scatter<uint8_t>(row, cache_.head_dim, key);
+      const int64_t half = cache_.page_bytes() / 2;
+      store(v, page + half + h * cache_.head_bytes() + slot * cache_.head_dim * element_, scale + half);
+    }
+  }
+
+ private:
+  void store(const float* x, std::byte* to, std::byte* scale_at) const {
+    if (cache_.dtype != DType::kI8) return convert_(x, to, cache_.head_dim);
     float scale;
     int32_t sum;
-    simd::int8_table().quantize(x, cache.head_dim, cache.head_dim, 1, reinterpret_cast<int8_t*>(at), &scale, &sum);
-    std::memcpy(half + cache.scales_at() + 4 * row, &scale, sizeof scale);
-  };
+    simd::int8_table().quantize(x, cache_.head_dim, cache_.head_dim, 1, reinterpret_cast<int8_t*>(to), &scale, &sum);
+    std::memcpy(scale_at, &scale, sizeof scale);
+  }
+
+  const KvLayerView& cache_;
+  int64_t element_;
+  void (*convert_)(const float*, void*, int64_t);
+};
+
+}  // namespace
+
+void kv_write(const KvLayerView& cache, std::span<const SpanView> spans, const float* k, const float* v,
+              int64_t ld) {
+  const CacheWriter writer(cache);
   for (const SpanView& span : spans) {
-    parallel_chunks(span.tokens, 2 * cache.kv_heads * cache.head_dim, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t position = span.past + i;
-        std::byte* page = cache.base + span.pages[position / kPageTokens] * cache.page_bytes();
-        for (int64_t h = 0; h < cache.kv_heads; ++h) {
-          const int64_t row = h * kPageTokens + position % kPageTokens, from = (span.first + i) * ld + h * cache.head_dim;
-          put(k + from, page, row);
-          put(v + from, page + cache.page_bytes() / 2, row);
-        }
-      }
-    });
+    // Tokens of a page belong to one task: they share its cache lines.
+    const int64_t skip = span.past % kPageTokens;
+    parallel_chunks(ceil_div(skip + span.tokens, kPageTokens), 2 * kPageTokens * cache.kv_heads * cache.head_dim,
+                    [&](int64_t begin, int64_t end) {
+                      for (int64_t i = std::max<int64_t>(0, begin * kPageTokens - skip);
+                           i < std::min(span.tokens, end * kPageTokens - skip); ++i) {
+                        const int64_t position = span.past + i, from = (span.first + i) * ld;
+                        writer.write(k + from, v + from, cache.base + span.pages[position / kPageTokens] * cache.page_bytes(),
+                                     position % kPageTokens);
+                      }
+                    });
   }
 }
 

@@ -110,7 +110,9 @@ void QuantPanels::pack(int64_t panel, int64_t k0, int64_t kn, float* out) const 
 
 void gemv_dense(const simd::Table& t, simd::Elem elem, const void* w, int64_t ldw, int64_t n, int64_t k,
                 const float* x, int64_t ldx, int64_t tokens, float* y, int64_t ldy) {
-  const int64_t rows = std::max<int64_t>(8, round_up(65536 / std::max<int64_t>(1, 4 * k), 8));
+  // Long runs of rows for the sake of prefetching, as long as there are enough for all threads.
+  const int64_t most = (256 << 10) / std::max<int64_t>(1, 2 * k), fair = n / (4 * threads());
+  const int64_t rows = std::max<int64_t>(8, round_up(std::min(most, fair), 8));
   parallel_for(ceil_div(n, rows), [&](int64_t i) {
     const int64_t r0 = i * rows, r1 = std::min(n, r0 + rows);
     for (int64_t t0 = 0; t0 < tokens; t0 += simd::kMaxGemvTokens) {

@@ -1,7 +1,6 @@
-// Linears with int8 activations: y = s_x (q_x Wᵀ), q_x the token's integers and s_x its scale. With one scale
-// per row of W (group -1) the inner product is of integers only - W's scale is applied after it - and exact:
-// factors up to 255 are bfloat16 numbers, sums of a block of 256 columns stay below 2^24. Outliers go through
-// the same weights in a second product of their own, for the tokens that have any.
+// Linears with int8 activations whose weights the int8 products do not take (NF4, real zero points): a token's
+// integers q_x, |q_x| <= 127, of one scale s_x meet the weights in floats, y = s_x (q_x Wᵀ). Outliers go through the same
+// weights in a second product of their own, for the tokens that have any.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -21,18 +20,14 @@ constexpr float kRounder = 12582912.0f;
 
 class Int8ActivationLinear final : public PackedLinear {
  public:
-  Int8ActivationLinear(QuantWeight w, Precision precision)
+  Int8ActivationLinear(QuantWeight w, Precision precision, Product product)
       : threshold_(w.scheme.activations == Activations::kInt8Outliers
                        ? w.scheme.outlier_threshold
                        : std::numeric_limits<float>::infinity()) {
     check_consistent(w);
     w.scheme.activations = Activations::kFloat;
     w.scheme.outlier_threshold = 0;
-    if (w.groups() == 1 && w.scheme.code == CodeKind::kAffine && w.scheme.zero != ZeroKind::kReal) {
-      row_scale_ = w.scales;
-      std::fill(w.scales.begin(), w.scales.end(), 1.0f);
-    }
-    inner_ = pack_linear(w, precision);
+    inner_ = pack_linear(w, precision, product);
   }
 
   void run(const float* x, int64_t tokens, float* y, int64_t ldy) const override {
@@ -45,21 +40,18 @@ class Int8ActivationLinear final : public PackedLinear {
     inner_->run(integers, tokens, y, ldy);
     parallel_chunks(tokens, out(), [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t)
-        for (int64_t n = 0; n < out(); ++n) y[t * ldy + n] = y[t * ldy + n] * row_scale(n) * scale[t];
+        for (int64_t n = 0; n < out(); ++n) y[t * ldy + n] *= scale[t];
     });
     if (std::isfinite(threshold_)) add_outliers(x, tokens, y, ldy);
   }
   int64_t out() const override { return inner_->out(); }
   int64_t in() const override { return inner_->in(); }
-  int64_t bytes() const override {
-    return inner_->bytes() + static_cast<int64_t>(row_scale_.size() * sizeof(float));
-  }
+  int64_t bytes() const override { return inner_->bytes(); }
   std::string kernel() const override {
-    return inner_->kernel() + (std::isfinite(threshold_) ? "-a8o" : "-a8");
+    return inner_->kernel() + (std::isfinite(threshold_) ? "-a8-outliers" : "-a8-token");
   }
 
  private:
-  float row_scale(int64_t n) const { return row_scale_.empty() ? 1.0f : row_scale_[n]; }
   bool outlier(float v) const { return std::fabs(v) >= threshold_; }
 
   // Writes the integers, 0 for outliers; returns their scale.
@@ -90,18 +82,17 @@ class Int8ActivationLinear final : public PackedLinear {
         only[i * in() + k] = outlier(x[with[i] * in() + k]) ? x[with[i] * in() + k] : 0.0f;
     inner_->run(only, count, product, out());
     for (int64_t i = 0; i < count; ++i)
-      for (int64_t n = 0; n < out(); ++n) y[with[i] * ldy + n] += product[i * out() + n] * row_scale(n);
+      for (int64_t n = 0; n < out(); ++n) y[with[i] * ldy + n] += product[i * out() + n];
   }
 
-  float threshold_;               // infinite without outliers
-  std::vector<float> row_scale_;  // empty: scales are inside
+  float threshold_;  // infinite without outliers
   std::unique_ptr<PackedLinear> inner_;
 };
 
 }  // namespace
 
-std::unique_ptr<PackedLinear> int8_activation_linear(const QuantWeight& w, Precision precision) {
-  return std::make_unique<Int8ActivationLinear>(w, precision);
+std::unique_ptr<PackedLinear> int8_activation_linear(const QuantWeight& w, Precision precision, Product product) {
+  return std::make_unique<Int8ActivationLinear>(w, precision, product);
 }
 
 }  // namespace awq

@@ -38,6 +38,7 @@ inline I dot(I sum, C c, I four) {
 inline I add_product(I sum, I zero, int32_t n) {
   return _mm512_dpwssd_epi32(sum, zero, _mm512_set1_epi32(n));
 }
+inline I add_ints(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I load_zeros(const unsigned char* p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }

@@ -7,7 +7,10 @@
 #include "kernels/cpu/int8_linear.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
+#include <vector>
 
 #include "base/half.h"
 #include "base/thread_pool.h"
@@ -21,7 +24,8 @@ using simd::kInt8Rows;
 constexpr int64_t kTokenChunk = 512;  // tokens of one pass over the weights
 constexpr int64_t kActivationBytes =
     1 << 20;                             // of a pass: they stay in the second-level cache from panel to panel
-constexpr int64_t kPanelColumns = 4096;  // a panel of 128 KiB
+constexpr int64_t kPanelColumns = 4096;  // of a pass, at most
+constexpr int64_t kUnpackColumns = 512;  // 16 KiB of bytes: unpacked and multiplied in the first-level cache
 constexpr int64_t kMinTokensPerTask = 64;  // a panel is unpacked once per so many tokens
 constexpr int64_t kTaskBytes = 256 << 10;  // codes of a gemv task, where there are enough for all threads
 
@@ -37,21 +41,42 @@ int64_t block_of(int64_t cols, int64_t group) {
 class Int8Linear final : public PackedLinear {
  public:
   Int8Linear(const QuantWeight& w, Product product, const simd::Int8Table& table);
+  Int8Linear(const PackedForm& form, Product product, const std::string& where);
   void run(const float* x, int64_t tokens, float* y, int64_t ldy) const override;
   int64_t out() const override { return rows_; }
   int64_t in() const override { return cols_; }
   int64_t bytes() const override { return codes_.nbytes() + meta_.nbytes(); }
   bool row(int64_t n, float* out) const override;
-  std::string kernel() const override { return fmt::format("w{}a8-{}", view_.bits, table_.name); }
+  std::optional<PackedForm> form() const override;
+  std::string kernel() const override {
+    const char* scales = activations_ == Activations::kFloat ? "" : activations_ == Activations::kInt8Token ? "-token" : "-outliers";
+    return fmt::format("w{}a8-{}{}", view_.bits, table_.name, scales);
+  }
 
  private:
+  // An input that the integers leave out.
+  struct Outlier {
+    int64_t token, column;
+    float value;
+  };
   void store_codes(const QuantWeight& w);
   void store_meta(const QuantWeight& w);
+  void quantize_rows(const float* x, int64_t begin, int64_t end, const simd::Int8Activations& to, std::vector<Outlier>* outliers) const;
+  float quantize_token(const float* x, int64_t token, int8_t* q, int32_t* negsum, std::vector<Outlier>* outliers) const;
+  int code_at(const uint32_t* words, int64_t i) const;
+  float scale_at(const unsigned char* meta, int64_t r) const;
+  int zero_at(const unsigned char* meta, int64_t r) const {
+    return view_.common_zero < 0 ? meta[view_.scale_bytes() + r] : view_.common_zero;
+  }
+  void column(int64_t b, int64_t k, float* out) const;
+  void add_outliers(const std::vector<Outlier>& outliers, float* y, int64_t ldy) const;
   void stream(const simd::Int8Activations& x, int64_t tokens, float* y, int64_t ldy) const;
   void multiply(const simd::Int8Activations& x, int64_t tokens, float* y, int64_t ldy) const;
 
   int64_t rows_, cols_, row_blocks_;
   Product product_;
+  Activations activations_;
+  float threshold_;  // of outliers
   const simd::Int8Table& table_;
   Tensor codes_, meta_;
   simd::Int8Weights view_{};
@@ -64,6 +89,8 @@ Int8Linear::Int8Linear(const QuantWeight& w, Product product, const simd::Int8Ta
       cols_(w.cols),
       row_blocks_(ceil_div(w.rows, kInt8Rows)),
       product_(product),
+      activations_(w.scheme.activations),
+      threshold_(w.scheme.outlier_threshold),
       table_(table) {
   check_consistent(w);
   check_internal(int8_supports(w), "int8 product: a scheme it does not take");
@@ -74,6 +101,47 @@ Int8Linear::Int8Linear(const QuantWeight& w, Product product, const simd::Int8Ta
   view_.words = view_.block * view_.bits / 32;
   store_codes(w);
   store_meta(w);
+}
+
+std::optional<PackedForm> Int8Linear::form() const {
+  return PackedForm{kInt8Form,
+                    {rows_, cols_, view_.bits, view_.block, view_.half_scales, view_.common_zero, static_cast<int64_t>(activations_),
+                     static_cast<int64_t>(__builtin_bit_cast(uint32_t, threshold_))},
+                    {{"codes", codes_}, {"meta", meta_}}};
+}
+
+Int8Linear::Int8Linear(const PackedForm& form, Product product, const std::string& where)
+    : product_(product), table_(simd::int8_table()) {
+  const auto require = [&](bool ok, const char* what) {
+    if (!ok) fail(Code::kBadFile, "{}: {} of a packed linear does not fit it", where, what);
+  };
+  const std::vector<int64_t>& n = form.numbers;
+  require(n.size() == 8, "the list of numbers");
+  rows_ = n[0];
+  cols_ = n[1];
+  require(rows_ > 0 && rows_ <= INT32_MAX && cols_ > 0 && cols_ <= INT32_MAX, "the shape");
+  view_.bits = static_cast<int>(n[2]);
+  view_.block = n[3];
+  require(n[2] == 3 || n[2] == 4 || n[2] == 8, "the number of bits");
+  require(view_.block >= 8 && view_.block <= simd::kInt8MaxBlock && view_.block % (n[2] == 3 ? 32 : 8) == 0, "the size of blocks");
+  view_.half_scales = n[4] != 0;
+  require(n[5] >= -1 && n[5] <= 255, "the zero point");
+  view_.common_zero = static_cast<int>(n[5]);
+  require(n[6] >= 0 && n[6] <= static_cast<int64_t>(Activations::kInt8Outliers), "the kind of activations");
+  activations_ = static_cast<Activations>(n[6]);
+  threshold_ = __builtin_bit_cast(float, static_cast<uint32_t>(n[7]));
+  row_blocks_ = ceil_div(rows_, kInt8Rows);
+  view_.blocks = ceil_div(cols_, view_.block);
+  view_.words = view_.block * view_.bits / 32;
+  const Tensor *codes = form.find("codes"), *meta = form.find("meta");
+  require(codes && codes->dtype() == DType::kU32 && codes->shape() == Shape{row_blocks_, view_.blocks, view_.words, kInt8Rows},
+          "the shape of codes");
+  require(meta && meta->dtype() == DType::kU8 && meta->shape() == Shape{row_blocks_, view_.blocks, view_.meta_bytes()},
+          "the shape of scales");
+  codes_ = *codes;
+  meta_ = *meta;
+  view_.codes = codes_.data<uint32_t>();
+  view_.meta = meta_.data<uint8_t>();
 }
 
 // Four columns, a byte each.
@@ -156,31 +224,93 @@ void Int8Linear::store_meta(const QuantWeight& w) {
   view_.meta = meta;
 }
 
+// Code of column i of a block, from the row's words.
+int Int8Linear::code_at(const uint32_t* words, int64_t i) const {
+  const auto bits_at = [&](int64_t word, int64_t shift) { return words[word * kInt8Rows] >> shift; };
+  if (view_.bits == 8) return static_cast<int>(bits_at(i / 4, 8 * (i % 4)) & 255);
+  if (view_.bits == 4) return static_cast<int>(bits_at(i / 8, 8 * (i % 4) + i % 8 / 4 * 4) & 15);
+  const int64_t s = i / 4 % 8, byte = 8 * (i % 4), unit = i / 32 * 3;
+  return static_cast<int>((bits_at(unit + s / 4, byte + 2 * (s % 4)) & 3) | (bits_at(unit + 2, byte + s) & 1) << 2);
+}
+
+float Int8Linear::scale_at(const unsigned char* meta, int64_t r) const {
+  fp16_t half;
+  float scale;
+  std::memcpy(&half, meta + 2 * r, 2);
+  std::memcpy(&scale, meta + (view_.half_scales ? 0 : 4 * r), 4);
+  return view_.half_scales ? fp16_to_f32(half) : scale;
+}
+
 bool Int8Linear::row(int64_t n, float* out) const {
   const int64_t b = n / kInt8Rows, r = n % kInt8Rows;
   for (int64_t k = 0; k < cols_; ++k) {
-    const int64_t g = k / view_.block, i = k % view_.block;
+    const int64_t g = k / view_.block;
     const uint32_t* words = view_.codes + (b * view_.blocks + g) * view_.words * kInt8Rows + r;
-    const auto bits_at = [&](int64_t word, int64_t shift) { return words[word * kInt8Rows] >> shift; };
-    int code = 0;
-    if (view_.bits == 8) {
-      code = static_cast<int>(bits_at(i / 4, 8 * (i % 4)) & 255);
-    } else if (view_.bits == 4) {
-      code = static_cast<int>(bits_at(i / 8, 8 * (i % 4) + i % 8 / 4 * 4) & 15);
-    } else {
-      const int64_t s = i / 4 % 8, byte = 8 * (i % 4), unit = i / 32 * 3;
-      code = static_cast<int>((bits_at(unit + s / 4, byte + 2 * (s % 4)) & 3) |
-                              (bits_at(unit + 2, byte + s) & 1) << 2);
-    }
     const unsigned char* meta = view_.meta + (b * view_.blocks + g) * view_.meta_bytes();
-    const int zero = view_.common_zero < 0 ? meta[view_.scale_bytes() + r] : view_.common_zero;
-    fp16_t half;
-    float scale;
-    std::memcpy(&half, meta + 2 * r, 2);
-    std::memcpy(&scale, meta + (view_.half_scales ? 0 : 4 * r), 4);
-    out[k] = static_cast<float>(code - zero) * (view_.half_scales ? fp16_to_f32(half) : scale);
+    out[k] = static_cast<float>(code_at(words, k % view_.block) - zero_at(meta, r)) * scale_at(meta, r);
   }
   return true;
+}
+
+// Quantizes a token with one scale, which is returned; outliers go to the list.
+float Int8Linear::quantize_token(const float* x, int64_t token, int8_t* q, int32_t* negsum, std::vector<Outlier>* outliers) const {
+  const int64_t blocks = view_.blocks;
+  float top = table_.largest(x, cols_);
+  const bool finite = top <= std::numeric_limits<float>::max();
+  if (finite && outliers && top >= threshold_) {
+    thread_local std::vector<float> rest;
+    rest.assign(x, x + cols_);
+    for (int64_t k = 0; k < cols_; ++k)
+      if (std::fabs(x[k]) >= threshold_) {
+        outliers->push_back({token, k, x[k]});
+        rest[static_cast<size_t>(k)] = 0;
+      }
+    x = rest.data();
+    top = table_.largest(x, cols_);
+  }
+  const float scale = finite ? top / 127.0f : std::numeric_limits<float>::quiet_NaN();
+  table_.quantize_by(x, cols_, view_.block, blocks, finite && top >= 1e-30f ? 1.0f / scale : 0.0f, q, negsum);
+  return scale;
+}
+
+void Int8Linear::quantize_rows(const float* x, int64_t begin, int64_t end, const simd::Int8Activations& to,
+                               std::vector<Outlier>* outliers) const {
+  const int64_t blocks = view_.blocks;
+  auto* q = const_cast<int8_t*>(to.q);
+  auto* scale = const_cast<float*>(to.scale);
+  auto* negsum = const_cast<int32_t*>(to.negsum);
+  for (int64_t t = begin; t < end; ++t) {
+    if (activations_ == Activations::kFloat) {
+      table_.quantize(x + t * cols_, cols_, view_.block, blocks, q + t * to.stride, scale + t * blocks, negsum + t * blocks);
+    } else {
+      const float s = quantize_token(x + t * cols_, t, q + t * to.stride, negsum + t * blocks, outliers);
+      std::fill_n(scale + t * blocks, blocks, s);
+    }
+  }
+}
+
+// Column k of row block b, dequantized.
+void Int8Linear::column(int64_t b, int64_t k, float* out) const {
+  const int64_t g = k / view_.block, i = k % view_.block;
+  const uint32_t* words = view_.codes + (b * view_.blocks + g) * view_.words * kInt8Rows;
+  const unsigned char* meta = view_.meta + (b * view_.blocks + g) * view_.meta_bytes();
+  for (int64_t r = 0; r < kInt8Rows; ++r)
+    out[r] = static_cast<float>(code_at(words + r, i) - zero_at(meta, r)) * scale_at(meta, r);
+}
+
+// Every thread takes row blocks; a token's outliers are added in the order of their columns.
+void Int8Linear::add_outliers(const std::vector<Outlier>& outliers, float* y, int64_t ldy) const {
+  parallel_chunks(row_blocks_, kInt8Rows * static_cast<int64_t>(outliers.size()), [&](int64_t begin, int64_t end) {
+    float weights[kInt8Rows];
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t rows = std::min<int64_t>(kInt8Rows, rows_ - b * kInt8Rows);
+      for (const Outlier& o : outliers) {
+        column(b, o.column, weights);
+        float* to = y + o.token * ldy + b * kInt8Rows;
+        for (int64_t r = 0; r < rows; ++r) to[r] += o.value * weights[r];
+      }
+    }
+  });
 }
 
 void Int8Linear::run(const float* x, int64_t tokens, float* y, int64_t ldy) const {
@@ -193,14 +323,17 @@ void Int8Linear::run(const float* x, int64_t tokens, float* y, int64_t ldy) cons
     float* scale = scratch.floats(2 * numbers + n * stride / 4);
     auto* negsum = reinterpret_cast<int32_t*>(scale + numbers);
     auto* q = reinterpret_cast<int8_t*>(scale + 2 * numbers);
-    parallel_chunks(n, cols_, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t)
-        table_.quantize(x + (t0 + t) * cols_, cols_, view_.block, blocks, q + t * stride, scale + t * blocks,
-                        negsum + t * blocks);
-    });
     const simd::Int8Activations activations{q, stride, scale, negsum, blocks};
-    const bool few = product_ == Product::kGemv || (product_ == Product::kAuto && n <= table_.stream_tokens);
+    thread_local std::vector<Outlier> outliers;
+    outliers.clear();
+    if (activations_ == Activations::kInt8Outliers) {
+      quantize_rows(x + t0 * cols_, 0, n, activations, &outliers);
+    } else {
+      parallel_chunks(n, cols_, [&](int64_t begin, int64_t end) { quantize_rows(x + t0 * cols_, begin, end, activations, nullptr); });
+    }
+    const bool few = product_ == Product::kGemv || (product_ != Product::kGemm && n <= table_.stream_tokens);
     few ? stream(activations, n, y + t0 * ldy, ldy) : multiply(activations, n, y + t0 * ldy, ldy);
+    if (!outliers.empty()) add_outliers(outliers, y + t0 * ldy, ldy);
   }
 }
 
@@ -243,10 +376,14 @@ void Int8Linear::multiply(const simd::Int8Activations& x, int64_t tokens, float*
       if (n <= 0) return;
       const int64_t b0 = panel * simd::kInt8PanelBlocks;
       const int count = static_cast<int>(std::min<int64_t>(simd::kInt8PanelBlocks, row_blocks_ - b0));
-      auto* bytes = reinterpret_cast<uint8_t*>(scratch.floats((g1 - g0) * view_.block * panel_rows / 4));
-      table_.unpack(view_, b0, count, g0, g1, bytes);
-      table_.gemm(view_, bytes, b0, count, g0, g1, from_token(x, t0), n, rows_ - panel * panel_rows,
-                  y + t0 * ldy + panel * panel_rows, ldy);
+      const int64_t part = std::max<int64_t>(1, kUnpackColumns / view_.block);
+      auto* bytes = reinterpret_cast<uint8_t*>(scratch.floats(part * view_.block * panel_rows / 4));
+      for (int64_t g = g0; g < g1; g += part) {
+        const int64_t end = std::min(g1, g + part);
+        table_.unpack(view_, b0, count, g, end, bytes);
+        table_.gemm(view_, bytes, b0, count, g, end, from_token(x, t0), n, rows_ - panel * panel_rows,
+                    y + t0 * ldy + panel * panel_rows, ldy);
+      }
     });
   }
 }
@@ -255,11 +392,15 @@ void Int8Linear::multiply(const simd::Int8Activations& x, int64_t tokens, float*
 
 bool int8_supports(const QuantWeight& w) {
   return w.scheme.code == CodeKind::kAffine && w.scheme.zero != ZeroKind::kReal &&
-         w.scheme.activations == Activations::kFloat && block_of(w.cols, w.scheme.group_size(w.cols)) > 0;
+         block_of(w.cols, w.scheme.group_size(w.cols)) > 0;
 }
 
 std::unique_ptr<PackedLinear> pack_int8(const QuantWeight& w, Product product, const simd::Int8Table& table) {
   return std::make_unique<Int8Linear>(w, product, table);
+}
+
+std::unique_ptr<PackedLinear> int8_of(const PackedForm& form, Product product, const std::string& where) {
+  return std::make_unique<Int8Linear>(form, product, where);
 }
 
 }  // namespace awq

@@ -61,6 +61,11 @@ inline I add_product(I sum, const I& zero, int32_t n) {
   for (int i = 0; i < kInt8Rows; ++i) sum.v[i] += zero.v[i] * n;
   return sum;
 }
+inline I add_ints(const I& a, const I& b) {
+  I r;
+  for (int i = 0; i < kInt8Rows; ++i) r.v[i] = a.v[i] + b.v[i];
+  return r;
+}
 inline I load_zeros(const unsigned char* p) {
   I r;
   for (int i = 0; i < kInt8Rows; ++i) r.v[i] = p[i];

@@ -60,6 +60,10 @@ struct Int8Table {
   // counts as zero; one with an infinity or NaN gets the scale NaN, which makes its outputs NaN.
   void (*quantize)(const float* x, int64_t k, int64_t block, int64_t blocks, int8_t* q, float* scale,
                    int32_t* negsum);
+  // One token whose scale, 1 / factor, is known; factor 0: all zeros. |x * factor| <= 127.5.
+  void (*quantize_by)(const float* x, int64_t k, int64_t block, int64_t blocks, float factor, int8_t* q,
+                      int32_t* negsum);
+  float (*largest)(const float* x, int64_t n);  // magnitude; NaN when there is one
   // y[t][16 b + r] for row blocks b of [b0, b0 + streams * each): `streams` runs of `each` blocks are read
   // side by side. Index: tokens. Rows from `limit` on are not written.
   void (*gemv[kInt8GemvTokens + 1])(const Int8Weights& w, int64_t b0, int64_t each, int64_t streams,

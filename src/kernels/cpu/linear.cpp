@@ -21,8 +21,10 @@ namespace {
 // panels' product and saves the dequantized copy; bf16 products are twice as fast, so they pay sooner.
 constexpr int64_t kDenseStreamTokens = 16, kQuantStreamTokens = 32, kBf16StreamTokens = 8;
 
-int64_t stream_limit(Product product, int64_t automatic) {
-  return product == Product::kAuto ? automatic : product == Product::kGemv ? INT64_MAX : 0;
+// Only one of the two ways is left where sums must not depend on the number of tokens.
+int64_t stream_limit(Product product, bool bf16, int64_t automatic) {
+  if (product == Product::kAuto || (product == Product::kInvariant && bf16)) return automatic;
+  return product == Product::kGemm ? 0 : INT64_MAX;
 }
 
 class DenseLinear final : public PackedLinear {
@@ -31,7 +33,7 @@ class DenseLinear final : public PackedLinear {
       : w_(std::move(w)),
         table_(simd::table()),
         bf16_(bf16),
-        stream_tokens_(stream_limit(product, bf16 ? kBf16StreamTokens : kDenseStreamTokens)),
+        stream_tokens_(stream_limit(product, bf16, bf16 ? kBf16StreamTokens : kDenseStreamTokens)),
         elem_(elem_of(w_.dtype())) {}
 
   void run(const float* x, int64_t tokens, float* y, int64_t ldy) const override {
@@ -63,9 +65,13 @@ class DenseLinear final : public PackedLinear {
   simd::Elem elem_;
 };
 
+constexpr const char* kCodesForm = "codes/1";
+
 class QuantLinear final : public PackedLinear {
  public:
   QuantLinear(const QuantWeight& w, bool bf16, Product product);
+  QuantLinear(const PackedForm& form, bool bf16, Product product, const std::string& where);
+  std::optional<PackedForm> form() const override;
   void run(const float* x, int64_t tokens, float* y, int64_t ldy) const override;
   int64_t out() const override { return out_; }
   int64_t in() const override { return view_.k; }
@@ -97,7 +103,7 @@ QuantLinear::QuantLinear(const QuantWeight& w, bool bf16, Product product)
       row_blocks_(ceil_div(w.rows, simd::kRowBlock)),
       table_(simd::table()),
       bf16_(bf16),
-      stream_tokens_(stream_limit(product, bf16 ? kBf16StreamTokens : kQuantStreamTokens)) {
+      stream_tokens_(stream_limit(product, bf16, bf16 ? kBf16StreamTokens : kQuantStreamTokens)) {
   check_consistent(w);
   view_.bits = w.scheme.bits <= 4 ? 4 : 8;
   view_.k = w.cols;
@@ -111,6 +117,57 @@ QuantLinear::QuantLinear(const QuantWeight& w, bool bf16, Product product)
   store_scales(w);
   store_zeros(w);
   if (w.scheme.code == CodeKind::kNf4) store_levels();
+}
+
+std::optional<PackedForm> QuantLinear::form() const {
+  PackedForm form{kCodesForm, {out_, view_.k, view_.bits, view_.group, view_.levels != nullptr}, {{"codes", codes_}, {"scales", scales_}}};
+  if (!zeros_.empty()) form.tensors.emplace_back("zeros", zeros_);
+  if (!offsets_.empty()) form.tensors.emplace_back("offsets", offsets_);
+  return form;
+}
+
+QuantLinear::QuantLinear(const PackedForm& form, bool bf16, Product product, const std::string& where)
+    : table_(simd::table()),
+      bf16_(bf16),
+      stream_tokens_(stream_limit(product, bf16, bf16 ? kBf16StreamTokens : kQuantStreamTokens)) {
+  const auto require = [&](bool ok, const char* what) {
+    if (!ok) fail(Code::kBadFile, "{}: {} of a packed linear does not fit it", where, what);
+  };
+  const std::vector<int64_t>& n = form.numbers;
+  require(n.size() == 5, "the list of numbers");
+  out_ = n[0];
+  view_.k = n[1];
+  require(out_ > 0 && out_ <= INT32_MAX && view_.k > 0 && view_.k <= INT32_MAX, "the shape");
+  require(n[2] == 4 || (n[2] == 8 && n[4] == 0), "the number of bits");
+  view_.bits = static_cast<int>(n[2]);
+  view_.group = n[3];
+  require(view_.group > 0 && view_.k % view_.group == 0 && (view_.group == view_.k || view_.group % 8 == 0), "the group size");
+  view_.groups = view_.k / view_.group;
+  view_.words = ceil_div(view_.group, 32 / view_.bits);
+  row_blocks_ = ceil_div(out_, simd::kRowBlock);
+  const Tensor *codes = form.find("codes"), *scales = form.find("scales"), *zeros = form.find("zeros"), *offsets = form.find("offsets");
+  const Shape per_group{row_blocks_, view_.groups, simd::kRowBlock};
+  require(codes && codes->dtype() == DType::kU32 && codes->shape() == Shape{row_blocks_, view_.groups, view_.words, simd::kRowBlock},
+          "the shape of codes");
+  require(scales && scales->shape() == per_group &&
+              (scales->dtype() == DType::kF16 || scales->dtype() == DType::kBF16 || scales->dtype() == DType::kF32),
+          "the shape of scales");
+  require(!zeros || (zeros->dtype() == DType::kI8 && zeros->shape() == per_group), "the shape of zeros");
+  require(!offsets || (offsets->dtype() == DType::kF32 && offsets->shape() == per_group), "the shape of offsets");
+  codes_ = *codes;
+  scales_ = *scales;
+  view_.codes = codes_.data<uint32_t>();
+  view_.scales = scales_.bytes();
+  view_.scale_elem = elem_of(scales_.dtype());
+  if (zeros) {
+    zeros_ = *zeros;
+    view_.zeros = zeros_.data<int8_t>();
+  }
+  if (offsets) {
+    offsets_ = *offsets;
+    view_.offsets = offsets_.f32();
+  }
+  if (n[4] != 0) store_levels();
 }
 
 void QuantLinear::store_codes(const QuantWeight& w) {
@@ -228,9 +285,21 @@ std::unique_ptr<PackedLinear> pack_linear(const Tensor& w, Precision precision, 
 }
 
 std::unique_ptr<PackedLinear> pack_linear(const QuantWeight& w, Precision precision, Product product) {
-  if (w.scheme.activations != Activations::kFloat) return int8_activation_linear(w, precision);
-  if (precision == Precision::kFast && int8_supports(w)) return pack_int8(w, product);
+  const bool int8_activations = w.scheme.activations != Activations::kFloat;
+  if ((int8_activations || precision == Precision::kFast) && int8_supports(w)) return pack_int8(w, product);
+  if (int8_activations) return int8_activation_linear(w, precision, product);
   return std::make_unique<QuantLinear>(w, use_bf16(precision), product);
+}
+
+const Tensor* PackedForm::find(std::string_view name) const {
+  const auto it = std::find_if(tensors.begin(), tensors.end(), [&](const auto& t) { return t.first == name; });
+  return it == tensors.end() ? nullptr : &it->second;
+}
+
+std::unique_ptr<PackedLinear> linear_of(const PackedForm& form, Precision precision, Product product, const std::string& where) {
+  if (form.kind == kInt8Form) return int8_of(form, product, where);
+  if (form.kind == kCodesForm) return std::make_unique<QuantLinear>(form, use_bf16(precision), product, where);
+  fail(Code::kBadFile, "{}: expected a packed linear of kind {} or {}, got '{}'", where, kInt8Form, kCodesForm, form.kind);
 }
 
 }  // namespace awq

@@ -7,6 +7,6 @@
 namespace awq {
 
 // Quantizes each token, then multiplies integers with the kernel of the scheme without activations.
-std::unique_ptr<PackedLinear> int8_activation_linear(const QuantWeight& w, Precision precision);
+std::unique_ptr<PackedLinear> int8_activation_linear(const QuantWeight& w, Precision precision, Product product);
 
 }  // namespace awq

@@ -11,6 +11,7 @@ namespace {
 // clang-format off
 #include "kernels/cpu/body_gemv.inc"
 #include "kernels/cpu/body_rows.inc"
+#include "kernels/cpu/body_attention.inc"
 #include "kernels/cpu/body_table.inc"
 // clang-format on
 }  // namespace

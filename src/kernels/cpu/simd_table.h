@@ -16,6 +16,7 @@ constexpr int kElems = 3;
 constexpr int kMaxMr = 14, kMaxNr = 32;  // largest microtile of any set
 constexpr int kRowBlock = 16;            // rows of a quantized weight interleaved in memory
 constexpr int kMaxGemvTokens = 8;        // tokens one pass over the weights can serve
+constexpr int kAheadPages = 4;           // pages behind a block of keys whose addresses are known
 constexpr int kKeyBlock = 128;           // keys per attention block: row stride of the score tile, in floats
 
 // Resident form of a quantized matrix [rows, k]. Rows are interleaved in blocks of 16 so that one vector lane
@@ -38,6 +39,21 @@ struct QuantView {
   const int8_t* zeros;
   const float* offsets;
   const float* levels;  // 16, for the stored nibbles 0..15 of 4 bits (nf4)
+};
+
+// What a cache stores: an Elem, or int8 with scales.
+constexpr int kCacheInt8 = kElems, kCaches = kElems + 1;
+// Keys of one head in consecutive pages, each [head_dim][16 keys], and in int8 the scales of the 16. The values of a page lie
+// `values_at` bytes behind its keys.
+struct CachedKeys {
+  const void* const* pages;
+  const float* const* scales;
+  int64_t values_at;
+};
+// Values of one head, each [head_dim], and in int8 their scales.
+struct CachedValues {
+  const void* const* rows;
+  const float* scales;
 };
 
 // Statistics of one row of logits for KL: sums over v of e^(p-max p), e^(q-max q) and e^(p-max p) (p - q).
@@ -82,6 +98,17 @@ struct Table {
   // group.
   void (*gemv_quant[kMaxGemvTokens + 1])(const QuantView& w, int64_t b0, int64_t b1, int64_t limit,
                                          const float* xp, const float* xs, float* y, int64_t ldy);
+
+  // Of nr / 16 pages: panel[d][nr].
+  void (*key_panel[kCaches])(const CachedKeys& keys, int64_t dim, float* panel);
+  // Up to direct_rows rows of attention over a cache. scores [rows][kKeyBlock] = q (packed [dim][rows]) times the keys of
+  // `panels` times nr / 16 pages; their values, and the keys of as many pages behind them (kAheadPages at most), are fetched
+  // meanwhile.
+  int direct_rows;
+  void (*key_scores[kCaches])(int rows, const CachedKeys& keys, int panels, int64_t dim, const float* q, float* scores);
+  // out [rows][ldo] += weights [rows][kKeyBlock] times n values; ldo is a multiple of nr and at least dim.
+  void (*mix_values[kCaches])(int rows, int64_t n, const float* weights, const CachedValues& values, int64_t dim, float* out,
+                              int64_t ldo);
 
   void (*to_f32[kElems])(const void* src, float* dst, int64_t n);
   void (*from_f32[kElems])(const float* src, void* dst, int64_t n);

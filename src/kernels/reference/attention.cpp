@@ -43,31 +43,40 @@ void attend(const AttentionShape& s, std::span<const SpanView> spans, const floa
       }
 }
 
-// A key or a value in the cache: its bytes, and the scale of int8.
+// A key or a value in the cache: its first element, how many bytes its elements are apart, and the scale of int8.
 struct Stored {
   std::byte* at;
+  int64_t stride;
   std::byte* scale;
 };
 Stored stored_at(const KvLayerView& cache, const SpanView& span, int64_t position, int64_t head, bool is_value) {
   std::byte* half = cache.base + span.pages[position / kPageTokens] * cache.page_bytes() + (is_value ? cache.page_bytes() / 2 : 0);
-  const int64_t row = head * kPageTokens + position % kPageTokens;
-  return {half + row * cache.row_bytes(), half + cache.scales_at() + 4 * row};
+  const int64_t slot = position % kPageTokens, element = dtype_size(cache.dtype);
+  return {half + head * cache.head_bytes() + slot * element * (is_value ? cache.head_dim : 1), is_value ? element : element * kPageTokens,
+          half + cache.scales_at() + 4 * (head * kPageTokens + slot)};
 }
 
 void put(const KvLayerView& cache, const float* x, Stored to) {
-  if (cache.dtype != DType::kI8) return convert_from_f32(x, cache.dtype, to.at, cache.head_dim);
+  if (cache.dtype != DType::kI8) {
+    for (int64_t i = 0; i < cache.head_dim; ++i) convert_from_f32(x + i, cache.dtype, to.at + i * to.stride, 1);
+    return;
+  }
   float top = 0;
   for (int64_t i = 0; i < cache.head_dim; ++i) top = std::max(top, std::abs(x[i]));
   const float scale = top / 127, inverse = top > 0 ? 127 / top : 0;
-  for (int64_t i = 0; i < cache.head_dim; ++i) to.at[i] = static_cast<std::byte>(static_cast<int8_t>(std::nearbyint(x[i] * inverse)));
+  for (int64_t i = 0; i < cache.head_dim; ++i)
+    to.at[i * to.stride] = static_cast<std::byte>(static_cast<int8_t>(std::nearbyint(x[i] * inverse)));
   std::memcpy(to.scale, &scale, sizeof scale);
 }
 
 void get(const KvLayerView& cache, Stored from, float* x) {
-  if (cache.dtype != DType::kI8) return convert_to_f32(cache.dtype, from.at, x, cache.head_dim);
+  if (cache.dtype != DType::kI8) {
+    for (int64_t i = 0; i < cache.head_dim; ++i) convert_to_f32(cache.dtype, from.at + i * from.stride, x + i, 1);
+    return;
+  }
   float scale;
   std::memcpy(&scale, from.scale, sizeof scale);
-  for (int64_t i = 0; i < cache.head_dim; ++i) x[i] = static_cast<float>(static_cast<int8_t>(from.at[i])) * scale;
+  for (int64_t i = 0; i < cache.head_dim; ++i) x[i] = static_cast<float>(static_cast<int8_t>(from.at[i * from.stride])) * scale;
 }
 
 }  // namespace

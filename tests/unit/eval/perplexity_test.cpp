@@ -217,5 +217,20 @@ TEST(Evaluate, Errors) {
         [&] { evaluate(*bigram(broken), nullptr, tokens, {.length = 20}); });
 }
 
+// A cache of the model's own precision changes nothing that counts, one in int8 a little.
+TEST(Evaluate, KeysAndValuesMayComeFromACache) {
+  const auto model = Model::load(*Checkpoint::open(testing::golden_root() / "llama-tied"));
+  const std::vector<int32_t> tokens = testing::load_expected("llama-tied").ids;
+  const auto kl = [&](std::optional<DType> dtype) {
+    return evaluate(*model, model.get(), tokens, {.length = 40}, 0, {}, dtype).divergence->kl;
+  };
+  EXPECT_EQ(kl(std::nullopt), 0);
+  EXPECT_LT(kl(DType::kF32), 1e-9);
+  const double half = kl(DType::kF16), int8 = kl(DType::kI8);
+  EXPECT_GT(int8, half);
+  EXPECT_GT(int8, 0);
+  EXPECT_LT(int8, 0.01);
+}
+
 }  // namespace
 }  // namespace awq

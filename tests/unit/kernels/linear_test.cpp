@@ -220,10 +220,10 @@ TEST(QuantLinear, LevelsRealZerosAndInt8ActivationsMatchReference) {
                {{CodeKind::kAffine, 4, 32, ZeroKind::kReal}, 17, 384, "w4-"},
                {{CodeKind::kAffine, 8, 32, ZeroKind::kReal}, 48, 96, "w8-"},
                {{CodeKind::kAffine, 2, -1, ZeroKind::kReal}, 3, 45, "w4-"},
-               {int8, 40, 576, "-a8"},
-               {grouped, 31, 320, "-a8"},
-               {outliers, 37, 300, "-a8o"},
-               {nf4_int8, 12, 128, "-a8"}};
+               {int8, 40, 576, "w8a8-"},
+               {grouped, 31, 320, "-token"},
+               {outliers, 37, 300, "-outliers"},
+               {nf4_int8, 12, 128, "-a8-token"}};
   on_every_isa([&] {
     for (const auto& c : cases)
       for (const Precision precision : {Precision::kExact, Precision::kBf16}) {
@@ -237,7 +237,8 @@ TEST(QuantLinear, LevelsRealZerosAndInt8ActivationsMatchReference) {
           if (tokens > 1) std::fill(x.begin(), x.begin() + c.in, 0.0f);  // a token of zeros
           std::vector<float> want(static_cast<size_t>(tokens * c.out));
           reference::linear(w, x.data(), tokens, want.data(), c.out);
-          const bool rounds = precision == Precision::kBf16 && isa() == Isa::kAvx512Bf16;
+          const bool integers = linear->kernel().starts_with("w8a8") || linear->kernel().starts_with("w4a8");
+          const bool rounds = precision == Precision::kBf16 && isa() == Isa::kAvx512Bf16 && !integers;
           EXPECT_LT(relative_error(same_for_any_threads([&] { return run(*linear, x, tokens); }), want),
                     rounds ? 1e-2 : 2e-6);
         }
@@ -245,15 +246,15 @@ TEST(QuantLinear, LevelsRealZerosAndInt8ActivationsMatchReference) {
   });
 }
 
-// Integers fit bfloat16, so products per row are the same in both precisions up to the last scales.
-TEST(QuantLinear, Int8ProductsAreExactInBf16) {
+TEST(QuantLinear, Int8ActivationsMeetIntegersInEveryPrecision) {
   const QuantWeight w =
       random_of({CodeKind::kAffine, 8, -1, ZeroKind::kNone, Activations::kInt8Token}, 40, 512);
   on_every_isa([&] {
     for (const int64_t tokens : {1, 40}) {
       const auto x = random_floats(tokens * 512, 4);
-      EXPECT_EQ(run(*pack_linear(w, Precision::kExact), x, tokens),
-                run(*pack_linear(w, Precision::kBf16), x, tokens));
+      const auto exact = run(*pack_linear(w, Precision::kExact), x, tokens);
+      for (const Precision precision : {Precision::kBf16, Precision::kFast})
+        EXPECT_EQ(exact, run(*pack_linear(w, precision), x, tokens));
     }
   });
 }
@@ -267,6 +268,22 @@ TEST(QuantLinear, OutliersOfOneTokenDoNotTouchAnother) {
   x[5] = 400;
   const auto both = run(*linear, x, 2);
   EXPECT_TRUE(std::equal(alone.begin(), alone.end(), both.begin() + 20));
+}
+
+// An activation that overflowed must not vanish among the outliers or be clamped.
+TEST(QuantLinear, InfiniteActivationsOfATokenMakeItNan) {
+  for (const Activations kind : {Activations::kInt8Token, Activations::kInt8Outliers}) {
+    Scheme scheme{CodeKind::kAffine, 8, -1, ZeroKind::kNone, kind};
+    if (kind == Activations::kInt8Outliers) scheme.outlier_threshold = 6.0f;
+    const auto linear = pack_linear(random_of(scheme, 20, 96), Precision::kFast);
+    for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+      auto x = random_floats(2 * 96, 4);
+      x[7] = bad;
+      const auto y = run(*linear, x, 2);
+      EXPECT_TRUE(std::all_of(y.begin(), y.begin() + 20, [](float v) { return std::isnan(v); }));
+      EXPECT_TRUE(std::none_of(y.begin() + 20, y.end(), [](float v) { return std::isnan(v); }));
+    }
+  }
 }
 
 TEST(QuantLinear, FourBitsStayFourBits) {
@@ -283,18 +300,32 @@ TEST(QuantLinear, RefusesGroupsThatSplitAWord) {
   EXPECT_THROW(pack_linear(random_quant(16, 24, 4, 12, true, DType::kF16, 1), Precision::kExact), Error);
 }
 
-TEST(Linear, ATokenHasTheSameBitsInAnySmallBatch) {
-  const auto x = random_floats(8 * 192, 4);
+TEST(Linear, ATokenHasTheSameBitsInAnyBatch) {
+  constexpr int64_t kAll = 75, kOut = 80, kIn = 192;
+  const auto x = random_floats(kAll * kIn, 4);
+  const Tensor dense = Tensor::from(random_floats(kOut * kIn, 3), {kOut, kIn});
+  const Scheme int8{CodeKind::kAffine, 8, -1, ZeroKind::kNone, Activations::kInt8Token};
+  Scheme outliers = int8;
+  outliers.activations = Activations::kInt8Outliers;
+  outliers.outlier_threshold = 2.0f;
+  const Scheme schemes[] = {{CodeKind::kAffine, 4, 64, ZeroKind::kInteger}, {CodeKind::kAffine, 3, 32, ZeroKind::kInteger},
+                            {CodeKind::kNf4, 4, 64, ZeroKind::kNone},       {CodeKind::kAffine, 4, 32, ZeroKind::kReal},
+                            int8,                                           outliers};
   on_every_isa([&] {
-    std::vector<std::unique_ptr<PackedLinear>> layers;
-    layers.push_back(pack_linear(random_quant(80, 192, 4, 64, true, DType::kF16, 1), Precision::kExact));
-    layers.push_back(pack_linear(Tensor::from(random_floats(80 * 192, 3), {80, 192}), Precision::kExact));
-    for (const auto& layer : layers) {
-      const auto all = run(*layer, x, 8);
-      for (int64_t t = 0; t < 8; ++t) {
-        const auto one = run(*layer, {x.begin() + t * 192, x.begin() + (t + 1) * 192}, 1);
-        EXPECT_EQ(std::memcmp(one.data(), all.data() + t * 80, 80 * sizeof(float)), 0)
-            << layer->kernel() << " token " << t;
+    for (const Precision precision : {Precision::kExact, Precision::kFast}) {
+      std::vector<std::unique_ptr<PackedLinear>> layers;
+      for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
+        layers.push_back(pack_linear(dense.to(dtype), precision, Product::kInvariant));
+      for (const Scheme& scheme : schemes)
+        layers.push_back(pack_linear(random_of(scheme, kOut, kIn), precision, Product::kInvariant));
+      for (const auto& layer : layers) {
+        const auto all = run(*layer, x, kAll);
+        for (const int64_t count : {1, 3, 8, 17, 33})
+          for (const int64_t t : {int64_t{0}, int64_t{9}, kAll - count}) {
+            const auto some = run(*layer, {x.begin() + t * kIn, x.begin() + (t + count) * kIn}, count);
+            EXPECT_EQ(std::memcmp(some.data(), all.data() + t * kOut, some.size() * sizeof(float)), 0)
+                << layer->kernel() << ", " << count << " tokens from " << t;
+          }
       }
     }
   });

@@ -42,6 +42,37 @@ TEST(Engine, ManySequencesAtOnceGenerateWhatEachDoesAlone) {
   }
 }
 
+// Not only the same tokens: the same bits.
+TEST(Engine, LogProbabilitiesDoNotDependOnTheBatch) {
+  for (const Precision precision : {Precision::kExact, Precision::kFast}) {
+    LoadOptions load{precision, nullptr};
+    load.load_in = LoadIn::kRtn;
+    const auto model = Model::load(*Checkpoint::open(golden_root() / "llama-tied"), load);
+    const auto run = [&](int64_t others, int64_t chunk) {
+      Engine engine(model, {.kv_pages = 4 * (others + 1), .max_batch_tokens = chunk, .max_sequences = others + 1});
+      std::vector<Result> results(static_cast<size_t>(others));
+      std::vector<std::pair<int32_t, float>> drawn;
+      Result result;
+      Request watched = request(prompt(3, 37), 12, result);
+      watched.logprobs = 0;
+      watched.on_token = [&drawn](const TokenEvent& e) {
+        drawn.emplace_back(e.token, e.logprobs->token.logprob);
+        return true;
+      };
+      for (int64_t i = 0; i < others / 2; ++i) engine.add(request(prompt(i, 1 + i % 20), 25, results[static_cast<size_t>(i)]));
+      engine.add(std::move(watched));
+      for (int64_t i = others / 2; i < others; ++i) engine.add(request(prompt(i, 1 + i % 20), 25, results[static_cast<size_t>(i)]));
+      engine.run_until_idle();
+      return drawn;
+    };
+    const auto alone = run(0, 512);
+    ASSERT_EQ(alone.size(), 12u);
+    EXPECT_EQ(alone, run(1, 7));
+    EXPECT_EQ(alone, run(40, 64));
+    EXPECT_EQ(alone, run(40, 512));
+  }
+}
+
 // Both models rotate a sequence of more than 16 tokens differently from its first one on: the cache must not
 // hold both.
 TEST(Engine, SequencesThatOutgrowTheOriginalLengthAreRotatedAlikeThroughout) {
