@@ -23,13 +23,10 @@ constexpr size_t kAlignment = 64;
 
 // The header with the first tensor at a multiple of 64 bytes of the file, and so of the mapping.
 std::string aligned_header(const std::vector<SafetensorsSpec>& specs, std::map<std::string, std::string> metadata) {
-  std::string header;
-  for (size_t n = 0; n <= kAlignment; n += 8) {
-    metadata["alignment"] = std::string(n, ' ');
-    header = safetensors_header(specs, metadata);
-    if (header.size() % kAlignment == 0) break;
-  }
-  return header;
+  metadata["alignment"] = "";
+  const size_t size = safetensors_header(specs, metadata).size();  // a multiple of 8, and so grows by what is put in
+  metadata["alignment"] = std::string((kAlignment - size % kAlignment) % kAlignment, ' ');
+  return safetensors_header(specs, metadata);
 }
 
 void write_file(const fs::path& path, const fs::path& shown, const std::string& header, const NamedTensors& tensors) {

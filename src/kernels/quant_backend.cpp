@@ -42,10 +42,8 @@ class CpuBackend : public QuantBackend {
   }
 
   QuantMatrix scaled(const QuantMatrix& w, const std::vector<float>& s) override {
-    const int64_t cols = w.dim(1);
-    Tensor out(DType::kF32, w.shape());
-    float* to = out.f32();
-    for (int64_t i = 0; i < w.numel(); ++i) to[i] = w.f32()[i] * s[i % cols];
+    QuantMatrix out = w.clone();
+    scale_columns(out, s);
     return out;
   }
 

@@ -82,28 +82,12 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
   const std::string where = checkpoint.path().string();
   const auto config = std::make_shared<const ModelConfig>(parse_model_config(checkpoint.config(), where));
   const ArchSpec& arch = find_arch(config->model_type, where);
-  const auto report = [&](int64_t done) {
-    if (options.progress) options.progress({"load", static_cast<double>(done), static_cast<double>(config->layers), "blocks"});
-  };
-  const Tensor final_norm = load_vector(checkpoint, kFinalNormName, config->hidden);
-  if (options.device == Device::kCuda) {
-    const Tensor embedding = load_embedding(checkpoint, *config);
-    const std::shared_ptr<DeviceModel> device = make_cuda_model(config, embedding);
-    for (int64_t i = 0; i < config->layers; ++i) {
-      check_cancelled();
-      const BlockSpec spec = arch.block(*config, i);
-      BlockWeights weights = load_block(checkpoint, *config, spec, false);
-      quantize_loaded(options.load_in, weights);
-      device->add_block(spec, weights);
-      checkpoint.let_go();
-      report(i + 1);
-    }
-    device->finish(final_norm, load_head(checkpoint, *config, embedding), options.head_bits);
-    return std::make_shared<Model>(config, device);
-  }
+  const bool on_device = options.device == Device::kCuda;
+  Tensor embedding = on_device ? load_embedding(checkpoint, *config) : Tensor();
+  const std::shared_ptr<DeviceModel> device = on_device ? make_cuda_model(config, embedding) : nullptr;
   std::optional<PackCache> cache;
   LinearOptions linear = options.linear();
-  if (!options.pack_cache.empty()) linear.packed = &cache.emplace(options.pack_cache, checkpoint, options);
+  if (!device && !options.pack_cache.empty()) linear.packed = &cache.emplace(options.pack_cache, checkpoint, options);
   std::vector<std::unique_ptr<Block>> blocks;
   for (int64_t i = 0; i < config->layers; ++i) {
     check_cancelled();
@@ -111,11 +95,19 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
     const auto wanted = [&](const LinearSpec& l) { return !cache || !cache->has(packed_name(spec, l.reads)); };
     BlockWeights weights = load_block(checkpoint, *config, spec, false, wanted);
     quantize_loaded(options.load_in, weights);
-    blocks.push_back(std::make_unique<Block>(config, spec, weights, linear));
+    if (device)
+      device->add_block(spec, weights);
+    else
+      blocks.push_back(std::make_unique<Block>(config, spec, weights, linear));
     checkpoint.let_go();  // what was packed
-    report(i + 1);
+    if (options.progress)
+      options.progress({"load", static_cast<double>(i + 1), static_cast<double>(config->layers), "blocks"});
   }
-  Tensor embedding;
+  const Tensor final_norm = load_vector(checkpoint, kFinalNormName, config->hidden);
+  if (device) {
+    device->finish(final_norm, load_head(checkpoint, *config, embedding), options.head_bits);
+    return std::make_shared<Model>(config, device);
+  }
   std::unique_ptr<PackedLinear> head;
   if (cache && cache->has(kPackedHead)) {
     auto parts = cache->take(kPackedHead);

@@ -21,25 +21,9 @@ const Rounder kRounders[] = {{"awq", round_awq},
                              {"smoothquant", round_smoothquant},
                              {"llm-int8", round_llm_int8}};
 
-// round(weight, linear) -> QuantWeight for every planned linear, no transform.
+// round(weight, linear) -> RoundedWeight for every planned linear, no transform; the weights are where the context's backend is.
 template <class Round>
 BlockRounding round_each(const RoundingContext& context, int64_t layer, const StatsObserver& stats, const BlockWeights& block,
-                         const char* chosen, const Round& round) {
-  BlockRounding out;
-  for (const PlannedLinear& l : context.plan.blocks[layer]) {
-    if (!l.quantized) continue;
-    check_cancelled();
-    const Tensor& weight = std::get<Tensor>(block.weights.at(l.spec.module));
-    QuantWeight q = round(weight, l);
-    out.reports.push_back({layer, l.spec.module, relative_error(weight, q, stats.at(l.spec.reads)), 0, 0, chosen});
-    out.quantized.emplace(l.spec.module, std::move(q));
-  }
-  return out;
-}
-
-// The same for methods whose operations a backend has.
-template <class Round>
-BlockRounding round_each_there(const RoundingContext& context, int64_t layer, const StatsObserver& stats, const BlockWeights& block,
                                const char* chosen, const Round& round) {
   BlockMatrices own;
   if (context.matrices == nullptr) own = shared_matrices(block);
@@ -61,7 +45,7 @@ BlockRounding round_each_there(const RoundingContext& context, int64_t layer, co
 }  // namespace
 
 BlockRounding round_rtn(const RoundingContext& context, int64_t layer, const BlockSpec&, const StatsObserver& stats, BlockWeights& block) {
-  return round_each_there(context, layer, stats, block, "round to nearest", [&](const QuantMatrix& w, const PlannedLinear& l) {
+  return round_each(context, layer, stats, block, "round to nearest", [&](const QuantMatrix& w, const PlannedLinear& l) {
     return context.backend.minmax(w, l.scheme, context.dtype);
   });
 }
@@ -83,7 +67,7 @@ BlockRounding round_llm_int8(const RoundingContext& context, int64_t layer, cons
 BlockRounding round_gptq(const RoundingContext& context, int64_t layer, const BlockSpec&, const StatsObserver& stats, BlockWeights& block) {
   std::map<Site, std::unique_ptr<Compensator>> factors;
   const char* chosen = "GPTQ, static groups in order of activation";
-  return round_each_there(context, layer, stats, block, chosen, [&](const QuantMatrix& w, const PlannedLinear& l) {
+  return round_each(context, layer, stats, block, chosen, [&](const QuantMatrix& w, const PlannedLinear& l) {
     const SiteStats& site = stats.at(l.spec.reads);
     RoundedWeight q = context.backend.minmax(w, l.scheme, context.dtype);
     if (site.tokens == 0) return q;

@@ -32,9 +32,9 @@ double relative_error(const QuantMatrix& weight, const RoundedWeight& q, const G
 // The statistics of x / s.
 SiteStats scaled_stats(const SiteStats& stats, const std::vector<float>& s) {
   SiteStats out = stats;
+  out.gram = cpu_quant_backend().scaled_gram(stats.view(), s).host;
   for (int64_t i = 0; i < stats.dim; ++i) {
     const float a = 1.0f / s[i];
-    for (int64_t j = 0; j < stats.dim; ++j) out.gram[i * stats.dim + j] *= a / s[j];
     out.abs_sum[i] *= a;
     out.channel_max[i] *= a;
   }

@@ -3,8 +3,6 @@
 
 #include <fmt/core.h>
 
-#include <nlohmann/json.hpp>
-
 #include "device_testing.h"
 #include "model/random_model.h"
 #include "quant/sequences.h"
@@ -13,14 +11,7 @@
 namespace awq {
 namespace {
 
-using nlohmann::ordered_json;
-
-ordered_json config_of(const char* type, int heads, int kv_heads, int head_dim) {
-  return {{"model_type", type},   {"hidden_size", 256},           {"intermediate_size", 512}, {"num_hidden_layers", 1},
-          {"vocab_size", 1000},   {"num_attention_heads", heads},  {"num_key_value_heads", kv_heads},
-          {"head_dim", head_dim}, {"max_position_embeddings", 512}, {"rms_norm_eps", 1e-5},    {"rope_theta", 10000.0},
-          {"hidden_act", "silu"}, {"tie_word_embeddings", false}};
-}
+using testing::config_of;
 
 double distance(const std::vector<float>& a, const std::vector<float>& b) {
   double diff = 0, size = 0;
@@ -32,7 +23,7 @@ double distance(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 void expect_like_cpu(const char* type, int heads, int kv_heads, int head_dim, DType activations, double bound) {
-  const auto config = std::make_shared<const ModelConfig>(parse_model_config(config_of(type, heads, kv_heads, head_dim), "test"));
+  const auto config = std::make_shared<const ModelConfig>(parse_model_config(config_of(type, heads, kv_heads, head_dim, 1), "test"));
   const BlockSpec spec = find_arch(type, "test").block(*config, 0);
   BlockWeights block;
   uint32_t seed = 1;
@@ -92,7 +83,7 @@ TEST(DeviceBlockRunner, FollowsTheCpu) {
 TEST(DeviceBlockRunner, ComparesTwoOutputs) {
   SKIP_WITHOUT_GPU();
   const int64_t rows = 70, hidden = 256, vocab = 1000;
-  const auto config = std::make_shared<const ModelConfig>(parse_model_config(config_of("llama", 4, 2, 64), "test"));
+  const auto config = std::make_shared<const ModelConfig>(parse_model_config(config_of("llama", 4, 2, 64, 1), "test"));
   const std::vector<float> a = testing::random_floats(rows * hidden, 1, 1.0f), norm = testing::random_floats(hidden, 2, 1.0f);
   std::vector<float> b = a;
   for (size_t i = 0; i < b.size(); ++i) b[i] += 0.05f * static_cast<float>(i % 5) - 0.1f;

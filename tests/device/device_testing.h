@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "base/half.h"
@@ -14,6 +15,14 @@
   if (awq::cuda_devices().empty()) GTEST_SKIP() << awq::cuda_absence()
 
 namespace awq::testing {
+
+// A small model of a type.
+inline nlohmann::ordered_json config_of(const char* type, int heads, int kv_heads, int head_dim, int layers = 3) {
+  return {{"model_type", type},   {"hidden_size", 256},           {"intermediate_size", 512}, {"num_hidden_layers", layers},
+          {"vocab_size", 1000},   {"num_attention_heads", heads},  {"num_key_value_heads", kv_heads},
+          {"head_dim", head_dim}, {"max_position_embeddings", 512}, {"rms_norm_eps", 1e-5},    {"rope_theta", 10000.0},
+          {"hidden_act", "silu"}, {"tie_word_embeddings", false}};
+}
 
 inline uint16_t to_act(cuda::Act act, float f) {
   return act == cuda::Act::kF16 ? f32_to_fp16(f) : f32_to_bf16(f);

@@ -13,13 +13,7 @@ namespace awq {
 namespace {
 
 using nlohmann::ordered_json;
-
-ordered_json config_of(const char* type, int heads, int kv_heads, int head_dim) {
-  return {{"model_type", type},   {"hidden_size", 256},          {"intermediate_size", 512}, {"num_hidden_layers", 3},
-          {"vocab_size", 1000},   {"num_attention_heads", heads}, {"num_key_value_heads", kv_heads},
-          {"head_dim", head_dim}, {"max_position_embeddings", 512}, {"rms_norm_eps", 1e-5}, {"rope_theta", 10000.0},
-          {"hidden_act", "silu"}, {"tie_word_embeddings", false}};
-}
+using testing::config_of;
 
 // Sequences in one cache, their pages dealt out backwards.
 struct Sequences {

@@ -14,6 +14,7 @@
 
 #include "base/half.h"
 #include "base/thread_pool.h"
+#include "kernels/cpu/linear_kinds.h"
 #include "kernels/cpu/scratch.h"
 
 namespace awq {
@@ -61,7 +62,14 @@ class Int8Linear final : public PackedLinear {
   };
   void store_codes(const QuantWeight& w);
   void store_meta(const QuantWeight& w);
-  void quantize_rows(const float* x, int64_t begin, int64_t end, const simd::Int8Activations& to, std::vector<Outlier>* outliers) const;
+  // Where tokens are quantized to: what Int8Activations is a view of.
+  struct Quantized {
+    int8_t* q;
+    int64_t stride;
+    float* scale;
+    int32_t* negsum;
+  };
+  void quantize_rows(const float* x, int64_t begin, int64_t end, const Quantized& to, std::vector<Outlier>* outliers) const;
   float quantize_token(const float* x, int64_t token, int8_t* q, int32_t* negsum, std::vector<Outlier>* outliers) const;
   int code_at(const uint32_t* words, int64_t i) const;
   float scale_at(const unsigned char* meta, int64_t r) const;
@@ -112,9 +120,7 @@ std::optional<PackedForm> Int8Linear::form() const {
 
 Int8Linear::Int8Linear(const PackedForm& form, Product product, const std::string& where)
     : product_(product), table_(simd::int8_table()) {
-  const auto require = [&](bool ok, const char* what) {
-    if (!ok) fail(Code::kBadFile, "{}: {} of a packed linear does not fit it", where, what);
-  };
+  const auto require = [&](bool ok, const char* what) { require_form(ok, where, what); };
   const std::vector<int64_t>& n = form.numbers;
   require(n.size() == 8, "the list of numbers");
   rows_ = n[0];
@@ -273,19 +279,15 @@ float Int8Linear::quantize_token(const float* x, int64_t token, int8_t* q, int32
   return scale;
 }
 
-void Int8Linear::quantize_rows(const float* x, int64_t begin, int64_t end, const simd::Int8Activations& to,
-                               std::vector<Outlier>* outliers) const {
+void Int8Linear::quantize_rows(const float* x, int64_t begin, int64_t end, const Quantized& to, std::vector<Outlier>* outliers) const {
   const int64_t blocks = view_.blocks;
-  auto* q = const_cast<int8_t*>(to.q);
-  auto* scale = const_cast<float*>(to.scale);
-  auto* negsum = const_cast<int32_t*>(to.negsum);
   for (int64_t t = begin; t < end; ++t) {
-    if (activations_ == Activations::kFloat) {
-      table_.quantize(x + t * cols_, cols_, view_.block, blocks, q + t * to.stride, scale + t * blocks, negsum + t * blocks);
-    } else {
-      const float s = quantize_token(x + t * cols_, t, q + t * to.stride, negsum + t * blocks, outliers);
-      std::fill_n(scale + t * blocks, blocks, s);
-    }
+    const float* row = x + t * cols_;
+    int8_t* q = to.q + t * to.stride;
+    if (activations_ == Activations::kFloat)
+      table_.quantize(row, cols_, view_.block, blocks, q, to.scale + t * blocks, to.negsum + t * blocks);
+    else
+      std::fill_n(to.scale + t * blocks, blocks, quantize_token(row, t, q, to.negsum + t * blocks, outliers));
   }
 }
 
@@ -323,14 +325,15 @@ void Int8Linear::run(const float* x, int64_t tokens, float* y, int64_t ldy) cons
     float* scale = scratch.floats(2 * numbers + n * stride / 4);
     auto* negsum = reinterpret_cast<int32_t*>(scale + numbers);
     auto* q = reinterpret_cast<int8_t*>(scale + 2 * numbers);
-    const simd::Int8Activations activations{q, stride, scale, negsum, blocks};
+    const Quantized to{q, stride, scale, negsum};
     thread_local std::vector<Outlier> outliers;
     outliers.clear();
     if (activations_ == Activations::kInt8Outliers) {
-      quantize_rows(x + t0 * cols_, 0, n, activations, &outliers);
+      quantize_rows(x + t0 * cols_, 0, n, to, &outliers);
     } else {
-      parallel_chunks(n, cols_, [&](int64_t begin, int64_t end) { quantize_rows(x + t0 * cols_, begin, end, activations, nullptr); });
+      parallel_chunks(n, cols_, [&](int64_t begin, int64_t end) { quantize_rows(x + t0 * cols_, begin, end, to, nullptr); });
     }
+    const simd::Int8Activations activations{q, stride, scale, negsum, blocks};
     const bool few = product_ == Product::kGemv || (product_ != Product::kGemm && n <= table_.stream_tokens);
     few ? stream(activations, n, y + t0 * ldy, ldy) : multiply(activations, n, y + t0 * ldy, ldy);
     if (!outliers.empty()) add_outliers(outliers, y + t0 * ldy, ldy);

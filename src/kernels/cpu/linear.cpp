@@ -130,9 +130,7 @@ QuantLinear::QuantLinear(const PackedForm& form, bool bf16, Product product, con
     : table_(simd::table()),
       bf16_(bf16),
       stream_tokens_(stream_limit(product, bf16, bf16 ? kBf16StreamTokens : kQuantStreamTokens)) {
-  const auto require = [&](bool ok, const char* what) {
-    if (!ok) fail(Code::kBadFile, "{}: {} of a packed linear does not fit it", where, what);
-  };
+  const auto require = [&](bool ok, const char* what) { require_form(ok, where, what); };
   const std::vector<int64_t>& n = form.numbers;
   require(n.size() == 5, "the list of numbers");
   out_ = n[0];

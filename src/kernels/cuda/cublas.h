@@ -10,9 +10,6 @@
 
 namespace awq::cuda {
 
-// A function of the library; throws kUnsupported where it is missing, naming it. For what this class does not offer (quant_blas.cpp).
-void* cublas_function(const char* name);
-
 // One stream uses an instance at a time. Captured graphs need the workspace that it owns.
 class Cublas {
  public:

@@ -1,59 +1,22 @@
 #include "kernels/cuda/quant_blas.h"
 
-#include <cublas_v2.h>
+#include "kernels/cuda/cublas_library.h"
 
 namespace awq::cuda {
 namespace {
 
-constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
-
-// Written out: cublasGemmEx is overloaded.
-using GemmEx = cublasStatus_t (*)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void*, const void*, cudaDataType,
-                                  int, const void*, cudaDataType, int, const void*, void*, cudaDataType, int, cublasComputeType_t,
-                                  cublasGemmAlgo_t);
-
-struct Functions {
-  decltype(&cublasCreate_v2) create;
-  decltype(&cublasDestroy_v2) destroy;
-  decltype(&cublasSetStream_v2) set_stream;
-  decltype(&cublasSetWorkspace_v2) set_workspace;
-  GemmEx gemm;
-  decltype(&cublasSgemm_v2) sgemm;
-  decltype(&cublasDgemm_v2) dgemm;
-  decltype(&cublasDsyrk_v2) dsyrk;
-  decltype(&cublasDtrmm_v2) dtrmm;
-
-  Functions() {
-    find("cublasCreate_v2", create), find("cublasDestroy_v2", destroy), find("cublasSetStream_v2", set_stream);
-    find("cublasSetWorkspace_v2", set_workspace), find("cublasGemmEx", gemm), find("cublasSgemm_v2", sgemm);
-    find("cublasDgemm_v2", dgemm), find("cublasDsyrk_v2", dsyrk), find("cublasDtrmm_v2", dtrmm);
-  }
-  template <class F>
-  static void find(const char* name, F& function) {
-    function = reinterpret_cast<F>(cublas_function(name));
-  }
-};
-
-const Functions& cublas() {
-  static const Functions functions;
-  return functions;
-}
-
-void check(cublasStatus_t status) {
-  if (status != CUBLAS_STATUS_SUCCESS) fail(Code::kInternal, "cuBLAS: a product of quantization: status {}", static_cast<int>(status));
-}
-
+void check(cublasStatus_t status) { cuda::check(status, "a product of quantization"); }
 cublasHandle_t as_handle(void* handle) { return static_cast<cublasHandle_t>(handle); }
 int as_int(int64_t n) { return static_cast<int>(n); }
 
 }  // namespace
 
-QuantBlas::QuantBlas(cudaStream_t stream) : workspace_(kWorkspaceBytes) {
+QuantBlas::QuantBlas(cudaStream_t stream) : workspace_(kCublasWorkspaceBytes) {
   cublasHandle_t handle = nullptr;
   check(cublas().create(&handle));
   handle_ = handle;
   check(cublas().set_stream(handle, stream));
-  check(cublas().set_workspace(handle, workspace_.data(), kWorkspaceBytes));
+  check(cublas().set_workspace(handle, workspace_.data(), kCublasWorkspaceBytes));
 }
 
 QuantBlas::~QuantBlas() { cublas().destroy(as_handle(handle_)); }

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/quant_backend.h"
 #include "kernels/cuda/step.h"
+#include "model/cuda/device_linear.h"
 #include "model/model.h"
 
 namespace awq {
@@ -52,13 +53,7 @@ class CudaRunner : public BlockRunner {
   CudaRunner(std::shared_ptr<const ModelConfig> config, Act act, cuda::CudaQuantBackend& backend)
       : config_(std::move(config)), act_(act), backend_(backend) {
     const ModelConfig& c = *config_;
-    if (!cuda::attention_takes(static_cast<int>(c.head_dim), static_cast<int>(c.heads), static_cast<int>(c.kv_heads)))
-      fail(Code::kUnsupported,
-           "--device cuda: {} heads of {} elements for {} key/value heads: expected heads of 64, 96 or 128 elements and at most "
-           "16 of them for one key/value head",
-           c.heads, c.head_dim, c.kv_heads);
-    if (c.rope.depends_on_length())
-      fail(Code::kUnsupported, "--device cuda: rope type '{}' is not supported there yet", rope_type_name(c.rope.type));
+    check_runs_on_device(c);
     if (c.hidden % 8 != 0 || c.intermediate % 8 != 0)
       fail(Code::kUnsupported, "--device cuda: expected widths in multiples of 8, got {} and {}", c.hidden, c.intermediate);
     const std::vector<double> inv_freq = rope_inv_freq(c.rope);

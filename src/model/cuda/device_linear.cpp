@@ -2,11 +2,23 @@
 
 #include <cuda_runtime_api.h>
 
+#include "kernels/cuda/step.h"
+
 namespace awq {
 
 using cuda::Act;
 using cuda::Buffer;
 using cuda::check;
+
+void check_runs_on_device(const ModelConfig& c) {
+  if (!cuda::attention_takes(static_cast<int>(c.head_dim), static_cast<int>(c.heads), static_cast<int>(c.kv_heads)))
+    fail(Code::kUnsupported,
+         "--device cuda: {} heads of {} elements for {} key/value heads: expected heads of 64, 96 or 128 elements and at most "
+         "16 of them for one key/value head",
+         c.heads, c.head_dim, c.kv_heads);
+  if (c.rope.depends_on_length())
+    fail(Code::kUnsupported, "--device cuda: rope type '{}' is not supported there yet", rope_type_name(c.rope.type));
+}
 
 DType act_dtype(Act act) { return act == Act::kF16 ? DType::kF16 : DType::kBF16; }
 

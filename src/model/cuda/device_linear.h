@@ -7,6 +7,8 @@
 
 namespace awq {
 
+// Throws kUnsupported for a model whose attention or rotation the kernels do not take.
+void check_runs_on_device(const ModelConfig& config);
 DType act_dtype(cuda::Act act);
 // Copies to an offset of a buffer; the host's memory may go when it returns.
 void put(const cuda::Buffer& to, int64_t offset, const void* from, int64_t bytes);

@@ -66,13 +66,7 @@ class CudaModel : public DeviceModel {
   CudaModel(std::shared_ptr<const ModelConfig> config, const Tensor& embedding)
       : config_(std::move(config)), act_(embedding.dtype() == DType::kBF16 ? Act::kBF16 : Act::kF16) {
     const ModelConfig& c = *config_;
-    if (!cuda::attention_takes(static_cast<int>(c.head_dim), static_cast<int>(c.heads), static_cast<int>(c.kv_heads)))
-      fail(Code::kUnsupported,
-           "--device cuda: {} heads of {} elements for {} key/value heads: expected heads of 64, 96 or 128 elements and at most "
-           "16 of them for one key/value head",
-           c.heads, c.head_dim, c.kv_heads);
-    if (c.rope.depends_on_length())
-      fail(Code::kUnsupported, "--device cuda: rope type '{}' is not supported there yet", rope_type_name(c.rope.type));
+    check_runs_on_device(c);
     context_.cublas();
     embedding_ = uploaded(embedding.to(act_dtype(act_)));
     const std::vector<double> inv_freq = rope_inv_freq(c.rope);

@@ -64,7 +64,7 @@ TEST(Mallocs, ADecodingStepMakesNone) {
       for (const DType kv : {DType::kF16, DType::kI8})
         for (const int64_t batch : {1, 3}) {
           SCOPED_TRACE(::testing::Message() << name << " " << static_cast<int>(precision) << " " << dtype_name(kv) << " " << batch);
-          const auto model = Model::load(*Checkpoint::open(golden_root() / name), {precision});
+          const auto model = Model::load(*Checkpoint::open(golden_root() / name), {precision, nullptr});
           const ModelConfig& config = model->config();
           KvCache cache(*model, 2 * batch, kv);
           Scratch scratch;
