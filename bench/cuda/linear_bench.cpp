@@ -1,6 +1,6 @@
 // 4-bit linears beside cuBLAS fp16 on the shapes of Llama-3 8B and 70B, checked against products in double.
-// Prints tables for docs/benchmarks.md. Usage: cuda_linear_bench [TOKENS[,TOKENS...]] [--all]   (--all: every
-// kernel, not only the picked one)
+// Prints tables for docs/benchmarks.md. Usage: cuda_linear_bench [TOKENS[,TOKENS...]] [--all] [--int8]
+// --all: every kernel, not only the picked one; --int8: int8 weights and inputs instead
 //
 // Cold: calls rotate over copies of the weight that together exceed the L2 cache several times. Calls are
 // captured into graphs; the time is the median over replays, divided by the calls in a graph. Every
@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "kernels/cuda/dequantize.h"
-#include "kernels/cuda/linear.h"
+#include "kernels/cuda/int8_linear.h"
 #include "kernels/devices.h"
 #include "linear_kernels.h"
 
@@ -248,13 +248,61 @@ double read_rate(Timer& timer) {
   return static_cast<double>(big.bytes()) / median(times);  // bytes per microsecond
 }
 
-int run(const std::vector<int>& tokens, bool all) {
+// int8 weights and inputs, the rounding of the inputs counted, beside cuBLAS fp16. tests/device/int8_test.cpp proves the products.
+void run_int8(const std::vector<int>& tokens, cuda::Context& context, Timer& timer, double rate) {
+  std::printf("\n| int8, shape (in, out) | tokens | us | cuBLAS fp16 us | speed | of read rate | TOP/s |\n|---|---|---|---|---|---|---|\n");
+  std::map<int, std::pair<double, int>> means;
+  for (const Shape& shape : kShapes) {
+    QuantWeight w{{CodeKind::kAffine, 8, -1, ZeroKind::kNone, Activations::kInt8Token}, shape.out, shape.in, {}, {}, {}};
+    w.codes.resize(static_cast<size_t>(w.rows * w.cols));
+    uint32_t state = 1;
+    for (uint8_t& c : w.codes) state = state * 1664525u + 1013904223u, c = static_cast<uint8_t>(1 + (state >> 24) % 255);
+    w.scales.assign(static_cast<size_t>(w.rows), 0x1p-12f);
+    std::vector<cuda::Int8Linear> copies;
+    std::vector<Buffer> dense;
+    const int64_t bytes = w.rows * w.cols;
+    for (int64_t i = 0; i * bytes < kRotation; ++i) copies.emplace_back(w);
+    for (int64_t i = 0; i * 2 * bytes < kRotation; ++i) dense.emplace_back(2 * bytes), fill_normal(dense.back().data(), bytes, i);
+    for (const int t : tokens) {
+      const Buffer x(int64_t{t} * shape.in * 2), y(int64_t{t} * shape.out * 2);
+      fill_normal(x.data(), int64_t{t} * shape.in, 99);
+      const auto ours = [&](int i) {
+        copies[i % copies.size()].run(context, cuda::Act::kF16, {x.data(), t, y.data(), shape.out, cuda::Output::kAct, {}, {}, 0}, timer.stream());
+      };
+      const auto theirs = [&](int i) {
+        context.cublas().linear(cuda::Act::kF16, dense[i % dense.size()].data(), shape.out, shape.in, x.data(), t, y.data(), shape.out,
+                                timer.stream());
+      };
+      ours(0), theirs(0);
+      check(cudaStreamSynchronize(timer.stream()), "running products");
+      const int calls = std::clamp(static_cast<int>(1500 / (4.2e-12 * shape.in * shape.out * t + 1e-6 * shape.in * shape.out + 4)), 1, 48);
+      Timer::Graph a, b;
+      timer.capture(a, std::max<int>(calls, t < 256 ? static_cast<int>(copies.size()) : 1), ours);
+      timer.capture(b, calls, theirs);
+      std::vector<double> mine, cublas;
+      for (int round = 0; round < 2; ++round) timer.replay(a, mine), timer.replay(b, cublas);
+      const double us = median(mine), other = median(cublas);
+      std::printf("| %s (%d, %d) | %d | %.2f | %.2f | %.2f | %.0f %% | %.0f |\n", shape.name, shape.in, shape.out, t, us, other, other / us,
+                  100 * static_cast<double>(bytes) / us / rate, 2e-6 * t * shape.in * shape.out / us);
+      std::fflush(stdout);
+      means[t].first += std::log(other / us), ++means[t].second;
+    }
+  }
+  std::printf("\n| tokens | int8: geometric mean of speed over cuBLAS fp16 |\n|---|---|\n");
+  for (const auto& [t, mean] : means) std::printf("| %d | %.3f |\n", t, std::exp(mean.first / mean.second));
+}
+
+int run(const std::vector<int>& tokens, bool all, bool int8) {
   if (cuda_devices().empty()) {
     std::printf("%s\n", cuda_absence().c_str());
     return 0;
   }
   cuda::Context context;
   Timer timer;
+  if (int8) {
+    run_int8(tokens, context, timer, read_rate(timer));
+    return 0;
+  }
   const double rate = read_rate(timer);
   std::printf("%s, read %.0f GB/s\n\n", cuda_devices()[0].name.c_str(), rate * 1e-3);
   std::printf(
@@ -299,10 +347,14 @@ int run(const std::vector<int>& tokens, bool all) {
 
 int main(int argc, char** argv) {
   std::vector<int> tokens;
-  bool all = false;
+  bool all = false, int8 = false;
   for (int i = 1; i < argc; ++i) {
     if (std::string(argv[i]) == "--all") {
       all = true;
+      continue;
+    }
+    if (std::string(argv[i]) == "--int8") {
+      int8 = true;
       continue;
     }
     for (const char* p = argv[i]; *p != '\0'; p += *p == ',') {
@@ -317,7 +369,7 @@ int main(int argc, char** argv) {
   }
   if (tokens.empty()) tokens = {1, 4, 16, 64, 256, 1024, 4096};
   try {
-    return awq::bench::run(tokens, all);
+    return awq::bench::run(tokens, all, int8);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "cuda_linear_bench: %s\n", e.what());
     return 1;

@@ -184,6 +184,7 @@ void add_random_options(CLI::App& command, Options& o) {
       ->type_name("N")
       ->capture_default_str()
       ->group(group);
+  command.add_flag("--int8-activations", o.random.int8_activations, "8 bits with inputs in int8, as SmoothQuant's models run")->group(group);
   command.add_option("--group-size", o.random.group, "columns that share a scale; -1: whole rows")
       ->check(CLI::IsMember({-1, 32, 64, 128}))
       ->type_name("N")
@@ -214,6 +215,7 @@ void add_bench(CLI::App& app, Context& context) {
   command.parse_complete_callback([o] {
     if (o->random_weights.empty() == o->model.empty())
       throw CLI::ValidationError("bench", "expected MODEL or --random-weights config.json, one of them");
+    if (o->random.int8_activations) o->random.bits = 8;
   });
 }
 

@@ -73,6 +73,7 @@ WeightSource random_weight(int64_t out, int64_t in, const RandomWeights& weights
   if (weights.bits == 16) return random_dense(out, in, weights.seed);
   QuantWeight w;
   w.scheme = {.bits = weights.bits, .group = weights.group, .zero = ZeroKind::kInteger};
+  if (weights.int8_activations) w.scheme = {.bits = 8, .group = -1, .zero = ZeroKind::kNone, .activations = Activations::kInt8Token};
   w.rows = out;
   w.cols = in;
   const int top = w.scheme.max_code(), middle = 1 << (weights.bits - 1);
@@ -80,7 +81,7 @@ WeightSource random_weight(int64_t out, int64_t in, const RandomWeights& weights
   fill(w.codes.data(), out * in, weights.seed, each_byte(top), 0);
   const float scale = round_to_fp16(2.0f / (static_cast<float>(top) * std::sqrt(static_cast<float>(in))));
   w.scales.assign(static_cast<size_t>(out * w.groups()), scale);
-  w.zeros.assign(w.scales.size(), static_cast<uint8_t>(middle));
+  if (w.scheme.zero == ZeroKind::kInteger) w.zeros.assign(w.scales.size(), static_cast<uint8_t>(middle));
   return w;
 }
 

@@ -126,6 +126,16 @@ TEST(DeviceModel, LlamaIn16Bits) {
   SKIP_WITHOUT_GPU();
   expect_like_cpu(config_of("llama", 8, 1, 64), {.bits = 16}, 0);
 }
+TEST(DeviceModel, ThreeBitsLieInFour) {
+  SKIP_WITHOUT_GPU();
+  expect_like_cpu(config_of("llama", 4, 2, 64), {.bits = 3, .group = 128}, 0);
+}
+// Both sides round inputs to int8, from inputs that differ in their last bits: some land on the neighbouring integer.
+TEST(DeviceModel, Int8Activations) {
+  SKIP_WITHOUT_GPU();
+  expect_like_cpu(config_of("llama", 4, 2, 64), {.bits = 8, .int8_activations = true, .dense = DType::kF16}, 0, 0.02);
+  expect_like_cpu(config_of("qwen2", 4, 4, 64), {.bits = 8, .int8_activations = true, .dense = DType::kBF16}, 0, 0.04);
+}
 TEST(DeviceModel, EightBitsAreMultipliedDense) {
   SKIP_WITHOUT_GPU();
   expect_like_cpu(config_of("llama", 2, 2, 128), {.bits = 8, .group = 128}, 8);

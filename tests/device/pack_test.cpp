@@ -43,11 +43,12 @@ TEST(CudaPack, EveryElementLiesWhereThePictureSays) {
   } cases[] = {{16, 64, 64},    {37, 96, 32},  {128, 128, 128}, {130, 576, 64},
                {200, 384, 192}, {64, 320, -1}, {129, 1024, 256}};
   for (const auto& c : cases)
-    for (const bool zeros : {true, false})
+    for (const int bits : {3, 4})
+     for (const bool zeros : {true, false})
       for (const DType dtype : {DType::kF16, DType::kBF16}) {
         SCOPED_TRACE(
-            fmt::format("[{}, {}] g{} zeros {} {}", c.rows, c.cols, c.group, zeros, dtype_name(dtype)));
-        const QuantWeight w = random_quant(c.rows, c.cols, 4, c.group, zeros, dtype, 7);
+            fmt::format("[{}, {}] w{}g{} zeros {} {}", c.rows, c.cols, bits, c.group, zeros, dtype_name(dtype)));
+        const QuantWeight w = random_quant(c.rows, c.cols, bits, c.group, zeros, dtype, 7);
         const cuda::PackedHost p = cuda::pack_host(w);
         EXPECT_EQ(p.view.strips() % 8, 0);
         EXPECT_EQ(p.view.blocks % 2, 0);
@@ -88,7 +89,7 @@ TEST(CudaPack, RefusesWhatTheKernelsDoNotRead) {
     }
     return false;
   };
-  EXPECT_TRUE(refused(random_quant(16, 64, 3, 64, true, DType::kF16, 1)));
+  EXPECT_TRUE(refused(random_quant(16, 64, 5, 64, true, DType::kF16, 1)));
   EXPECT_TRUE(refused(random_quant(16, 48, 4, 16, true, DType::kF16, 1)));
   EXPECT_TRUE(refused(random_quant(16, 96, 4, -1, true, DType::kF16, 1)));
   QuantWeight real = random_quant(16, 64, 4, 64, false, DType::kF16, 1);

@@ -58,6 +58,17 @@ void Cublas::linear_f32(Act act, const void* w, int64_t out, int64_t in, const v
   multiply(act, w, out, in, x, tokens, y, ldy, true, stream);
 }
 
+void Cublas::linear_int8(const int8_t* w, int64_t out, int64_t in, const int8_t* x, int64_t tokens, int32_t* sums, cudaStream_t stream) {
+  auto* handle = static_cast<cublasHandle_t>(handle_);
+  const int32_t one = 1, zero = 0;
+  check(cublas().set_stream(handle, stream), "setting the stream");
+  check(cublas().set_workspace(handle, workspace_.data(), kCublasWorkspaceBytes), "setting the workspace");
+  check(cublas().gemm(handle, CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(out), static_cast<int>(tokens), static_cast<int>(in), &one, w,
+                      CUDA_R_8I, static_cast<int>(in), x, CUDA_R_8I, static_cast<int>(in), &zero, sums, CUDA_R_32I, static_cast<int>(out),
+                      CUBLAS_COMPUTE_32I, CUBLAS_GEMM_DEFAULT),
+        "multiplying integers");
+}
+
 void Cublas::multiply(Act act, const void* w, int64_t out, int64_t in, const void* x, int64_t tokens, void* y,
                       int64_t ldy, bool f32, cudaStream_t stream) {
   auto* handle = static_cast<cublasHandle_t>(handle_);

@@ -23,6 +23,8 @@ class Cublas {
   // The same with y in fp32.
   void linear_f32(Act act, const void* w, int64_t out, int64_t in, const void* x, int64_t tokens, float* y,
                   int64_t ldy, cudaStream_t stream);
+  // sums [tokens, out] in 32 bits of int8 matrices; in and out multiples of 4.
+  void linear_int8(const int8_t* w, int64_t out, int64_t in, const int8_t* x, int64_t tokens, int32_t* sums, cudaStream_t stream);
 
  private:
   void multiply(Act act, const void* w, int64_t out, int64_t in, const void* x, int64_t tokens, void* y,

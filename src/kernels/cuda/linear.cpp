@@ -57,6 +57,11 @@ void* Context::pairs(int64_t bytes) {
   return pairs_.data();
 }
 
+void* Context::rounded(int64_t bytes) {
+  if (rounded_.bytes() < bytes) rounded_ = Buffer(bytes);
+  return rounded_.data();
+}
+
 Linear::Linear(const QuantWeight& w) {
   const PackedHost packed = pack_host(w);
   view_ = packed.view;
@@ -101,18 +106,12 @@ bool plain(const Product& product) {
   return product.scaled.sums == nullptr && (product.output == Output::kAct || product.output == Output::kGated);
 }
 
-// Rows of gates and ups in scratch, met by a kernel of their own.
-template <class Run>
-void run_in_pairs(Context& context, Act act, const Product& product, int64_t out, bool by_strips, cudaStream_t stream, const Run& run) {
-  check_internal(product.ldy == out / 2, "gated outputs apart from each other");
-  Product whole = product;
-  whole.y = context.pairs(product.tokens * out * 2), whole.ldy = out, whole.output = Output::kAct;
-  run(whole);
-  check(launch_silu_mul(act, whole.y, nullptr, by_strips, static_cast<int>(product.tokens), static_cast<int>(out / 2), product.y, stream),
+}  // namespace
+
+void join_pairs(Act act, const Product& pairs, bool by_strips, void* y, cudaStream_t stream) {
+  check(launch_silu_mul(act, pairs.y, nullptr, by_strips, static_cast<int>(pairs.tokens), static_cast<int>(pairs.ldy / 2), y, stream),
         "SwiGLU");
 }
-
-}  // namespace
 
 bool Linear::takes_pieces(const Context& context, int64_t tokens) const {
   if (tokens < 1 || tokens > kPieceTokens) return false;

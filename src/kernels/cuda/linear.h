@@ -21,11 +21,12 @@ class Context {
   Cublas& cublas();            // opened at the first call; for a graph, call it before capturing
   void* dense(int64_t bytes);  // scratch for dequantized rows, kDenseBytes at most
   void* pairs(int64_t bytes);  // scratch for gates and ups before they meet; grows
+  void* rounded(int64_t bytes);  // scratch for inputs as integers; grows
   static constexpr int64_t kDenseBytes = int64_t{256} << 20;
 
  private:
   DeviceTraits traits_;
-  Buffer partials_, flags_, dense_, pairs_;
+  Buffer partials_, flags_, dense_, pairs_, rounded_;
   SplitWorkspace split_;
   std::unique_ptr<Cublas> cublas_;
 };
@@ -43,6 +44,17 @@ struct Product {
   float eps = 0;            // of the norms
 };
 
+// silu(gate) * up of rows of both, whose outputs y [tokens, ldy] of `pairs` are.
+void join_pairs(Act act, const Product& pairs, bool by_strips, void* y, cudaStream_t stream);
+// A gated product as rows of gates and ups [tokens, out] in scratch, which run(whole) makes, met by a kernel of their own.
+template <class Run>
+void run_in_pairs(Context& context, Act act, const Product& product, int64_t out, bool by_strips, cudaStream_t stream, const Run& run) {
+  check_internal(product.ldy == out / 2, "gated outputs apart from each other");
+  Product whole = product;
+  whole.y = context.pairs(product.tokens * out * 2), whole.ldy = out, whole.output = Output::kAct;
+  run(whole);
+  join_pairs(act, whole, by_strips, product.y, stream);
+}
 class Linear {
  public:
   // Uploads to the current device. Weights must not be written by work on a stream: run() fetches them before

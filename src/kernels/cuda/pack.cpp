@@ -16,9 +16,9 @@ constexpr int kLanes = 32;
 PackedView view_of(const QuantWeight& w) {
   const Scheme& s = w.scheme;
   const int64_t group = s.group_size(w.cols);
-  if (s.code != CodeKind::kAffine || s.bits != 4 || s.zero == ZeroKind::kReal ||
+  if (s.code != CodeKind::kAffine || s.bits > 4 || s.zero == ZeroKind::kReal ||
       s.activations != Activations::kFloat)
-    fail(Code::kUnsupported, "CUDA linear: weights {}: expected 4 bits with integer zero points or none",
+    fail(Code::kUnsupported, "CUDA linear: weights {}: expected at most 4 bits with integer zero points or none",
          s.text());
   if (group != 32 && group % 64 != 0)
     fail(Code::kUnsupported, "CUDA linear: groups of {} columns: expected 32 or a multiple of 64", group);

@@ -13,7 +13,7 @@ struct PackedHost {
   std::vector<std::byte> codes, scales;
 };
 
-// 4-bit affine codes with integer zero points or none, groups of 32 or multiples of 64 columns; out and in at
+// Affine codes of 2 to 4 bits, each in 4, with integer zero points or none, groups of 32 or multiples of 64 columns; out and in at
 // most 2^24. fp16 and bf16 scales are kept exactly (subnormal ones within 2^-24 of the largest); fp32 ones
 // are rounded to 11 bits. Throws kUnsupported naming what was found.
 PackedHost pack_host(const QuantWeight& w);

@@ -47,6 +47,10 @@ CUtensorMap x_tensor_map(const void* data, int64_t rows, int64_t cols, int box_r
                   CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
+CUtensorMap int8_tensor_map(const void* data, int64_t rows, int64_t cols, int box_rows) {
+  return describe(data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, rows, cols, box_rows, 128, CU_TENSOR_MAP_SWIZZLE_128B);
+}
+
 CUtensorMap codes_tensor_map(const void* codes, int64_t strips, int64_t blocks, int box_blocks) {
   return describe(codes, CU_TENSOR_MAP_DATA_TYPE_UINT32, 4, strips, blocks * 128, 8, box_blocks * 128,
                   CU_TENSOR_MAP_SWIZZLE_NONE);

@@ -9,6 +9,8 @@ namespace awq::cuda {
 // Activations: row-major 16-bit numbers [rows, cols], read in boxes of box_rows x 64 columns with the
 // 128-byte swizzle; zeros outside. data 16-byte aligned, cols a multiple of 8.
 CUtensorMap x_tensor_map(const void* data, int64_t rows, int64_t cols, int box_rows);
+// int8 numbers [rows, cols], row-major, in boxes of box_rows x 128 columns with the same swizzle; cols a multiple of 16.
+CUtensorMap int8_tensor_map(const void* data, int64_t rows, int64_t cols, int box_rows);
 // Packed codes (layout.h): strips [strips, blocks x 512 bytes], read in boxes of 8 strips x box_blocks
 // blocks.
 CUtensorMap codes_tensor_map(const void* codes, int64_t strips, int64_t blocks, int box_blocks);

@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+
 #include "kernels/cuda/step.h"
 
 namespace awq {
@@ -44,7 +46,7 @@ Buffer uploaded_f32(const Tensor& t) { return t.empty() ? Buffer() : uploaded(t.
 
 bool packs(const QuantWeight& w) {
   const int64_t group = w.scheme.group_size(w.cols);
-  return w.scheme.code == CodeKind::kAffine && w.scheme.bits == 4 && w.scheme.zero != ZeroKind::kReal &&
+  return w.scheme.code == CodeKind::kAffine && w.scheme.bits <= 4 && w.scheme.zero != ZeroKind::kReal &&
          w.scheme.activations == Activations::kFloat && (group == 32 || group % 64 == 0);
 }
 
@@ -79,14 +81,14 @@ QuantWeight paired(const QuantWeight& gate, const QuantWeight& up) {
   return all;
 }
 
+// Whether all parts are quantized alike, in a way that a kernel takes.
 bool stored_alike(const std::vector<const WeightSource*>& parts) {
   const auto* first = std::get_if<QuantWeight>(parts[0]);
-  for (const WeightSource* source : parts) {
+  if (first == nullptr || !(packs(*first) || cuda::Int8Linear::takes(*first))) return false;
+  return std::all_of(parts.begin(), parts.end(), [&](const WeightSource* source) {
     const auto* q = std::get_if<QuantWeight>(source);
-    if (first == nullptr || q == nullptr || !packs(*q) || !(q->scheme == first->scheme) || q->scale_dtype != first->scale_dtype)
-      return false;
-  }
-  return true;
+    return q != nullptr && q->scheme == first->scheme && q->scale_dtype == first->scale_dtype;
+  });
 }
 
 }  // namespace
@@ -110,9 +112,13 @@ DeviceLinear make_linear(const BlockSpec& spec, const BlockWeights& weights, Sit
     std::vector<const QuantWeight*> quantized;
     for (const WeightSource* p : parts) quantized.push_back(&std::get<QuantWeight>(*p));
     linear.gated = site == Site::kMlpIn && !biased && parts.size() == 2 && quantized[0]->rows == quantized[1]->rows && quantized[0]->rows % 8 == 0;
-    linear.packed.emplace(quantized.size() == 1 ? *quantized[0]
-                          : linear.gated        ? paired(*quantized[0], *quantized[1])
-                                                : stacked(quantized));
+    const QuantWeight whole = quantized.size() == 1 ? *quantized[0]
+                              : linear.gated        ? paired(*quantized[0], *quantized[1])
+                                                    : stacked(quantized);
+    if (packs(whole))
+      linear.packed.emplace(whole);
+    else
+      linear.int8.emplace(whole);
   } else {
     linear.gated = site == Site::kMlpIn && !biased && linear.out % 16 == 0;
     linear.rows = Buffer(linear.out * linear.in * 2);

@@ -2,7 +2,7 @@
 #pragma once
 #include <optional>
 
-#include "kernels/cuda/linear.h"
+#include "kernels/cuda/int8_linear.h"
 #include "model/model.h"
 
 namespace awq {
@@ -19,22 +19,27 @@ cuda::Buffer uploaded_f32(const Tensor& t);  // empty where t is
 // What cuda::Linear takes; other schemes are multiplied dense.
 bool packs(const QuantWeight& w);
 
-// Linears with one input as one product: packed 4 bits, or dense in the activations' type.
+// Linears with one input as one product: packed 4 bits, int8 with int8 inputs, or dense in the activations' type.
 struct DeviceLinear {
   std::optional<cuda::Linear> packed;
+  std::optional<cuda::Int8Linear> int8;
   std::optional<cuda::DenseLinear> dense;
   cuda::Buffer rows, bias;  // rows: of the dense one
   int64_t out = 0, in = 0;
   bool gated = false;  // takes Output::kGated
 
   void run(cuda::Context& context, cuda::Act act, const cuda::Product& product, cudaStream_t stream) const {
+    if (int8) return int8->run(context, act, product, stream);
     packed ? packed->run(context, act, product, stream) : dense->run(context, act, product, stream);
   }
   bool takes_pieces(const cuda::Context& context, int64_t tokens) const {
+    if (int8) return false;
     return packed ? packed->takes_pieces(context, tokens) : dense->takes_pieces(context, tokens);
   }
+  // Of what takes pieces.
   int strips() const { return packed ? packed->strips() : dense->strips(); }
-  int64_t bytes() const { return packed ? packed->bytes() : rows.bytes(); }
+  int64_t bytes() const { return packed ? packed->bytes() : int8 ? int8->bytes() : rows.bytes(); }
+  const char* kernel() const { return packed ? "cuda-w4" : int8 ? "cuda-w8a8" : nullptr; }  // null: dense
 };
 
 // The linears of a block that read a site. Throws kUnsupported for inputs and outputs that are no multiples of 8.

@@ -175,7 +175,7 @@ class CudaModel : public DeviceModel {
     std::map<std::string, int64_t> all;
     all[head_bits_ == 0 ? dense : head4_ ? "cuda-w4" : "cuda-w8"] += head_bytes();
     for (const DeviceBlock& b : blocks_)
-      for (const DeviceLinear* l : {&b.qkv, &b.o, &b.gate_up, &b.down}) all[l->packed ? "cuda-w4" : dense] += l->bytes();
+      for (const DeviceLinear* l : {&b.qkv, &b.o, &b.gate_up, &b.down}) all[l->kernel() != nullptr ? l->kernel() : dense] += l->bytes();
     return all;
   }
 
@@ -208,6 +208,9 @@ class CudaModel : public DeviceModel {
     for (Buffer& b : norm_parts_) b = Buffer(tokens * (std::max<int64_t>(cuda::kEmbedParts, c.hidden / 16 + 8) + 1) * 4);
     normed_ = Buffer(tokens * c.hidden * 2), delta_ = Buffer(tokens * c.hidden * 2);
     qkv_ = Buffer(tokens * width * 2), mixed_ = Buffer(tokens * q * 2);
+    for (const DeviceBlock& b : blocks_)
+      for (const DeviceLinear* l : {&b.qkv, &b.o, &b.gate_up, &b.down})
+        if (l->int8) cuda::Int8Linear::reserve(context_, tokens, l->in);
     context_.pairs(tokens * 2 * c.intermediate * 2), mlp_ = Buffer(tokens * c.intermediate * 2);
     arrivals_ = cleared(tokens * c.kv_heads * 4);
     partials_ = Buffer(int64_t{2} * context_.traits().multiprocessors * (c.heads / c.kv_heads) * (c.head_dim + 2) * 4);
