@@ -5,6 +5,7 @@
 
 #include "base/progress.h"
 #include "base/sha256.h"
+#include "base/thread_pool.h"
 #include "checkpoint/finite_scan.h"
 #include "checkpoint/packed_config.h"
 #include "checkpoint/sources.h"
@@ -129,16 +130,24 @@ std::string fingerprint_tensors(const Checkpoint& checkpoint,
   std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return a->name < b->name; });
   Sha256 hash;
   hash.update(checkpoint.config().dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
-  constexpr int64_t kChunk = int64_t{16} << 20;  // resident memory while hashing
+  // A tensor's contents stand in it as the digests of parts, which threads may form.
+  constexpr int64_t kPart = int64_t{4} << 20, kAtOnce = 64;  // their product is resident while hashing
   for (const StoredTensor* t : order) {
     hash.update(fmt::format("\n{} {} {} {}\n", t->name, t->dtype, shape_text(t->shape), t->bytes));
     const MappedFile& file = file_of(*t);
-    for (int64_t begin = 0; begin < t->bytes; begin += kChunk) {
+    const int64_t parts = (t->bytes + kPart - 1) / kPart;
+    for (int64_t first = 0; first < parts; first += kAtOnce) {
       check_cancelled();
-      const auto offset = static_cast<size_t>(t->offset + begin);
-      const auto size = static_cast<size_t>(std::min(kChunk, t->bytes - begin));
-      hash.update(file.bytes().subspan(offset, size));
-      file.done_with(offset, size);
+      std::vector<std::string> digests(static_cast<size_t>(std::min(kAtOnce, parts - first)));
+      parallel_for(static_cast<int64_t>(digests.size()), [&](int64_t i) {
+        const int64_t begin = (first + i) * kPart;
+        Sha256 part;
+        const auto offset = static_cast<size_t>(t->offset + begin), size = static_cast<size_t>(std::min(kPart, t->bytes - begin));
+        part.update(file.bytes().subspan(offset, size));
+        file.done_with(offset, size);
+        digests[static_cast<size_t>(i)] = part.hex();
+      });
+      for (const std::string& digest : digests) hash.update(digest);
     }
   }
   return hash.hex();

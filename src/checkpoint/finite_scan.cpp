@@ -4,6 +4,9 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <vector>
+
+#include "base/thread_pool.h"
 
 namespace awq {
 namespace {
@@ -51,8 +54,9 @@ uint64_t top_bits(DType dtype) {
 
 }  // namespace
 
-int64_t first_non_finite(DType dtype, const std::byte* data, int64_t n) {
-  if (!is_float(dtype)) return -1;
+namespace {
+
+int64_t scan(DType dtype, const std::byte* data, int64_t n) {
   const auto [mask, step] = lanes(dtype);
   const uint64_t top = top_bits(dtype);
   const int64_t size = dtype_size(dtype), bytes = n * size;
@@ -76,6 +80,20 @@ int64_t first_non_finite(DType dtype, const std::byte* data, int64_t n) {
     }
   }
   return -1;
+}
+
+}  // namespace
+
+int64_t first_non_finite(DType dtype, const std::byte* data, int64_t n) {
+  if (!is_float(dtype)) return -1;
+  constexpr int64_t kPart = 1 << 22;
+  std::vector<int64_t> found(static_cast<size_t>((n + kPart - 1) / kPart), -1);
+  parallel_for(static_cast<int64_t>(found.size()), [&](int64_t part) {
+    const int64_t at = scan(dtype, data + part * kPart * dtype_size(dtype), std::min(kPart, n - part * kPart));
+    if (at >= 0) found[static_cast<size_t>(part)] = part * kPart + at;
+  });
+  const auto first = std::find_if(found.begin(), found.end(), [](int64_t at) { return at >= 0; });
+  return first == found.end() ? -1 : *first;
 }
 
 }  // namespace awq

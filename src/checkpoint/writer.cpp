@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <future>
 #include <unordered_map>
 
 #include "base/log.h"
@@ -108,6 +109,7 @@ struct CheckpointWriter::State {
   bool force = false, sealed = false, finished = false;
   int lock = -1;
   std::vector<fs::path> created_parents;
+  std::vector<std::pair<const Shard*, std::future<std::string>>> hashing;
   std::vector<Shard> shards;
   std::unordered_map<std::string_view, Slot> slots;  // keys point into shards
   std::vector<Manifest::File> files;
@@ -115,6 +117,7 @@ struct CheckpointWriter::State {
 
   ~State() {
     std::error_code ec;
+    hashing.clear();  // waits for its threads
     shards.clear();
     if (!finished && !kept && lock >= 0) fs::remove_all(temporary, ec);
     if (lock >= 0) ::close(lock);
@@ -175,9 +178,13 @@ struct CheckpointWriter::State {
     }
   }
 
-  // Hashed while the pages are still cached; pwrite in any order rules out hashing on the way.
+  // Hashed while the pages are still cached, in a thread of its own; pwrite in any order rules out hashing on the way.
   void complete(const Shard& shard) {
-    files.push_back({shard.plan.file, shard.bytes, sha256_file(temporary / shard.plan.file)});
+    hashing.push_back({&shard, std::async(std::launch::async, [path = temporary / shard.plan.file] { return sha256_file(path); })});
+  }
+  void finish_hashing() {
+    for (auto& [shard, digest] : hashing) files.push_back({shard->plan.file, shard->bytes, digest.get()});
+    hashing.clear();
   }
 
   void write_small(const std::string& name, std::string_view contents) {
@@ -328,6 +335,7 @@ Manifest CheckpointWriter::seal(Manifest manifest) {
       if (!state_->slots.at(t.name).written)
         fail(Code::kInternal, "output tensor '{}' was never written", t.name);
 
+  state_->finish_hashing();
   manifest.files = state_->files;
   std::sort(manifest.files.begin(), manifest.files.end(),
             [](const Manifest::File& a, const Manifest::File& b) { return a.name < b.name; });

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <future>
 
+#include "base/thread_pool.h"
 #include "model/block_runner.h"
 
 namespace awq {
@@ -99,7 +100,11 @@ class DeviceStage : public BlockStage {
     runner_->release();
     const RoundingContext there{context.plan, context.options, context.dtype, context.precision, nullptr, backend_, &matrices_};
     BlockRounding rounding = round_block(there, layer, spec, stats, weights);
-    for (auto& [module, q] : rounding.quantized) backend_.fetch(q);
+    // New memory costs more than the copies into it: all threads touch it first.
+    std::vector<RoundedWeight*> all;
+    for (auto& [module, q] : rounding.quantized) all.push_back(&q);
+    parallel_for(static_cast<int64_t>(all.size()), [&](int64_t i) { all[i]->codes.resize(static_cast<size_t>(all[i]->rows * all[i]->cols)); });
+    for (RoundedWeight* q : all) backend_.fetch(*q);
     // The others may have been scaled.
     for (auto& [module, matrix] : matrices_)
       if (!rounding.quantized.contains(module)) weights.weights.at(module) = backend_.read(matrix);

@@ -130,7 +130,9 @@ class Run {
     writer_options_.force = job.force;
     // A refusal must not wait until the whole source has been read.
     if (!JobDirectory::exists(job.output)) check_output(job.output, output_plan(checkpoint, result_.plan, DType::kF16), writer_options_);
+    const double start = now_seconds();
     fingerprint_ = checkpoint.fingerprint();
+    log(Level::kDebug, "time: fingerprint {:.1f} s", now_seconds() - start);
     directory_.emplace(job.output, identity_of(job, result_.plan, fingerprint_), result_.plan.config.layers, job.start);
   }
 
@@ -180,7 +182,9 @@ class Run {
   }
 
   void work() {
+    const double start = now_seconds();
     const DType chosen = dtype();
+    log(Level::kDebug, "time: choosing the dtype {:.1f} s", now_seconds() - start);
     result_.resumed_blocks = std::min(directory_->done(), result_.plan.config.layers);
     writer_options_.working_dir = directory_->output_dir();
     CheckpointWriter writer(job_.output, output_plan(checkpoint_, result_.plan, chosen), writer_options_);

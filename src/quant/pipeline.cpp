@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
+#include <memory>
 #include <optional>
 
 #include "base/log.h"
 #include "base/system.h"
 #include "base/thread_pool.h"
+#include "checkpoint/finite_scan.h"
 #include "quant/block_stage.h"
 #include "quant/job_record.h"
 #include "quant/rounding.h"
@@ -21,11 +24,11 @@ constexpr double kSecondsBetweenRecords = 30;  // where blocks pass quickly
 Tensor stored(const Tensor& t, DType dtype, const std::string& name) {
   Tensor out = t.to(dtype);
   if (dtype != DType::kF16) return out;
-  const auto* bits = out.data<uint16_t>();
-  for (int64_t i = 0; i < out.numel(); ++i)
-    if ((bits[i] & 0x7c00) == 0x7c00)
-      fail(Code::kBadArgument, "tensor '{}' at element {}: {} is outside float16's range; use --dtype bfloat16", name, i,
-           t.to_f32().f32()[i]);
+  if (const int64_t at = first_non_finite(DType::kF16, out.bytes(), out.numel()); at >= 0) {
+    float value = 0;
+    convert_to_f32(t.dtype(), t.bytes() + at * dtype_size(t.dtype()), &value, 1);
+    fail(Code::kBadArgument, "tensor '{}' at element {}: {} is outside float16's range; use --dtype bfloat16", name, at, value);
+  }
   return out;
 }
 
@@ -82,19 +85,21 @@ class Pipeline {
   }
 
   QuantizeResult run() {
+    times_.start();
     const int64_t first = resume();
     if (first > config_->layers) return std::move(result_);
     const Tensor embedding = load_embedding(checkpoint_, *config_);
     const Tensor written_embedding = stored(embedding, dtype_, kEmbedName);
     if (first == 0) begin(embedding, written_embedding);
+    times_.end("begin");
     const ArchSpec& arch = find_arch(config_->model_type, checkpoint_.path().string());
     for (int64_t i = first; i < config_->layers; ++i) {
       report_progress(i);
-      times_.start();
+      times_.end("record");
       one_block(i, arch.block(*config_, i));
       if (is_due(i + 1)) save(i + 1);
-      times_.end("record");
     }
+    times_.end("record");
     report_progress(config_->layers);
     finish(embedding, written_embedding);
     times_.end("check");
@@ -164,6 +169,7 @@ class Pipeline {
   }
 
   void save(int64_t done) {
+    finish_writing();
     std::vector<StateView> states;
     if (calibration_ && done < config_->layers) states.push_back({"calibration", std::as_bytes(calibration_->values())});
     if (source_) states.push_back({"source", std::as_bytes(source_->values())});
@@ -193,9 +199,11 @@ class Pipeline {
     BlockRounding rounding = stage_->round(context, layer, spec, stats_, weights);
     result_.layers.insert(result_.layers.end(), rounding.reports.begin(), rounding.reports.end());
     times_.end("round");
-    write_block(spec, rounding, weights);
+    finish_writing();
+    const auto written = std::make_shared<BlockWeights>(std::move(weights));
+    write_block(spec, rounding, written);
     times_.end("write");
-    if (written_) advance_written(spec, weights);
+    if (written_) advance_written(spec, *written);
     times_.end("follow");
   }
 
@@ -210,22 +218,24 @@ class Pipeline {
     writer_.add(name, t);
   }
 
-  // Returns what a reader will see.
-  QuantWeight write_packed(const std::string& module, QuantWeight q) {
-    const std::vector<EncodedPart> parts = encode_weight(*plan_.form, q, dtype_);
+  std::vector<EncodedPart> write_packed(const std::string& module, const QuantWeight& q) {
+    std::vector<EncodedPart> parts = encode_weight(*plan_.form, q, dtype_);
     for (const EncodedPart& part : parts) writer_.add(module + part.suffix, part.tensor);
-    if (*plan_.form != StoredForm::kBnbNf4) return q;
-    return decode_weight(*plan_.form, parts, {}, module);
+    return parts;
   }
 
-  // Leaves in `weights` what was written, for the check.
-  void write_block(const BlockSpec& spec, BlockRounding& rounding, BlockWeights& weights) {
+  // Leaves in `block` what was written, as a reader will see it, for the check. Where blocks pass quickly, quantized linears are
+  // packed and written beside the work on the next block.
+  void write_block(const BlockSpec& spec, BlockRounding& rounding, const std::shared_ptr<BlockWeights>& block) {
+    BlockWeights& weights = *block;
+    std::vector<std::string> packed;
     for (auto& [name, gain] : weights.norms) write_dense(name + ".weight", gain);
     for (const LinearSpec& linear : spec.linears) {
       const auto q = rounding.quantized.find(linear.module);
       WeightSource& weight = weights.weights.at(linear.module);
       if (q != rounding.quantized.end() && plan_.form) {
-        weight = write_packed(linear.module, std::move(q->second));
+        weight = std::move(q->second);
+        packed.push_back(linear.module);
       } else {
         const bool rounded = q != rounding.quantized.end();
         Tensor dense = rounded ? Tensor(DType::kF32, {linear.out, linear.in}) : std::get<Tensor>(weight);
@@ -236,6 +246,23 @@ class Pipeline {
       const auto bias = weights.biases.find(linear.module);
       if (bias != weights.biases.end()) write_dense(linear.module + ".bias", bias->second);
     }
+    if (packed.empty()) return;
+    if (*plan_.form == StoredForm::kBnbNf4) {  // scales change on the way
+      for (const std::string& module : packed) {
+        WeightSource& weight = weights.weights.at(module);
+        weight = decode_weight(*plan_.form, write_packed(module, std::get<QuantWeight>(weight)), {}, module);
+      }
+      return;
+    }
+    const auto write = [this, block, packed = std::move(packed)] {
+      for (const std::string& module : packed) write_packed(module, std::get<QuantWeight>(block->weights.at(module)));
+    };
+    if (!stage_->quick()) return write();
+    writing_ = std::async(std::launch::async, write);
+  }
+
+  void finish_writing() {
+    if (writing_.valid()) writing_.get();
   }
 
   void advance_written(const BlockSpec& spec, BlockWeights& weights) {
@@ -276,6 +303,7 @@ class Pipeline {
   double saved_at_ = now_seconds();
   Times times_;
   QuantizeResult result_;
+  std::future<void> writing_;  // of the last block
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "tensor/tensor.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -8,6 +9,7 @@
 
 #include "base/checked.h"
 #include "base/half.h"
+#include "base/thread_pool.h"
 
 namespace awq {
 namespace {
@@ -107,14 +109,20 @@ Tensor Tensor::to_f32() const { return to(DType::kF32); }
 
 Tensor Tensor::to(DType dtype) const {
   if (dtype == dtype_) return *this;
-  if (dtype == DType::kF32) {
-    Tensor out(dtype, shape_);
-    convert_to_f32(dtype_, data_, out.f32(), numel_);
-    return out;
-  }
-  const Tensor wide = to(DType::kF32);
   Tensor out(dtype, shape_);
-  convert_from_f32(wide.f32(), dtype, out.mutable_bytes(), numel_);
+  std::byte* const to = out.mutable_bytes();
+  constexpr int64_t kPart = 1 << 18, kStep = 1024;
+  parallel_for((numel_ + kPart - 1) / kPart, [&](int64_t part) {
+    const int64_t end = std::min(numel_, (part + 1) * kPart);
+    if (dtype == DType::kF32)
+      return convert_to_f32(dtype_, data_ + part * kPart * dtype_size(dtype_), reinterpret_cast<float*>(to) + part * kPart, end - part * kPart);
+    float wide[kStep];
+    for (int64_t i = part * kPart; i < end; i += kStep) {
+      const int64_t n = std::min(kStep, end - i);
+      convert_to_f32(dtype_, data_ + i * dtype_size(dtype_), wide, n);
+      convert_from_f32(wide, dtype, to + i * dtype_size(dtype), n);
+    }
+  });
   return out;
 }
 

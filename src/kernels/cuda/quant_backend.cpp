@@ -1,6 +1,7 @@
 #include "kernels/cuda/quant_backend.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/system.h"
 #include "kernels/devices.h"
@@ -11,6 +12,7 @@ namespace {
 constexpr int64_t kScratchBytes = int64_t{1} << 30;  // of one operation, about
 constexpr int64_t kFewRows = 512;  // a product of so few is limited by reading G: it stays fp32
 constexpr int64_t kSmallDim = 1024;
+constexpr int64_t kStagedBytes = int64_t{1} << 20;
 
 int64_t budget_of(int64_t asked) {
   size_t available = 0, total = 0;
@@ -93,12 +95,73 @@ CudaQuantBackend::CudaQuantBackend(int64_t budget)
 
 CudaQuantBackend::~CudaQuantBackend() { cudaStreamSynchronize(stream_.get()); }
 
+Staging::~Staging() {
+  for (int i = 0; i < 2; ++i) {
+    if (done_[i] != nullptr) cudaEventDestroy(done_[i]);
+    cudaFreeHost(buffers_[i]);
+  }
+}
+
+void Staging::open() {
+  if (done_[1] != nullptr) return;
+  for (int i = 0; i < 2; ++i) {
+    check(cudaMallocHost(&buffers_[i], kBytes), "allocating pinned memory");
+    check(cudaEventCreateWithFlags(&done_[i], cudaEventDisableTiming), "creating an event");
+  }
+}
+
+namespace {
+
+void copy_by_all(void* to, const void* from, int64_t bytes) {
+  constexpr int64_t kPart = int64_t{1} << 20;
+  parallel_for((bytes + kPart - 1) / kPart, [&](int64_t i) {
+    const int64_t at = i * kPart;
+    std::memcpy(static_cast<std::byte*>(to) + at, static_cast<const std::byte*>(from) + at, static_cast<size_t>(std::min(kPart, bytes - at)));
+  });
+}
+
+}  // namespace
+
+void Staging::upload(void* to, const void* from, int64_t bytes, cudaStream_t stream) {
+  open();
+  for (int64_t at = 0, turn = 0; at < bytes; at += kBytes, ++turn) {
+    const int slot = static_cast<int>(turn % 2);
+    const int64_t n = std::min(kBytes, bytes - at);
+    check(cudaEventSynchronize(done_[slot]), "copying to the device");  // never recorded: done
+    copy_by_all(buffers_[slot], static_cast<const std::byte*>(from) + at, n);
+    check(cudaMemcpyAsync(static_cast<std::byte*>(to) + at, buffers_[slot], static_cast<size_t>(n), cudaMemcpyHostToDevice, stream),
+          "copying to the device");
+    check(cudaEventRecord(done_[slot], stream), "copying to the device");
+  }
+}
+
+void Staging::download(void* to, const void* from, int64_t bytes, cudaStream_t stream) {
+  open();
+  const int64_t parts = (bytes + kBytes - 1) / kBytes;
+  const auto start = [&](int64_t part) {
+    const int64_t at = part * kBytes;
+    check(cudaMemcpyAsync(buffers_[part % 2], static_cast<const std::byte*>(from) + at, static_cast<size_t>(std::min(kBytes, bytes - at)),
+                          cudaMemcpyDeviceToHost, stream),
+          "copying from the device");
+    check(cudaEventRecord(done_[part % 2], stream), "copying from the device");
+  };
+  start(0);  // behind what uploads still read from there
+  for (int64_t part = 0; part < parts; ++part) {
+    if (part + 1 < parts) start(part + 1);
+    check(cudaEventSynchronize(done_[part % 2]), "copying from the device");
+    const int64_t at = part * kBytes;
+    copy_by_all(static_cast<std::byte*>(to) + at, buffers_[part % 2], std::min(kBytes, bytes - at));
+  }
+}
+
 void CudaQuantBackend::upload(void* to, const void* from, int64_t bytes) {
+  if (bytes >= kStagedBytes) return staging_.upload(to, from, bytes, stream());
   check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream()), "copying to the device");
   stream_.synchronize();
 }
 
 void CudaQuantBackend::download(void* to, const void* from, int64_t bytes) {
+  if (bytes >= kStagedBytes) return staging_.download(to, from, bytes, stream());
   check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream()), "copying from the device");
   stream_.synchronize();
 }

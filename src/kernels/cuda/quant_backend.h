@@ -24,6 +24,23 @@ class DeviceMemory {
   int64_t budget_, used_ = 0, peak_ = 0;
 };
 
+// Pinned memory through which large arrays pass between the host's pages and the device, filled and emptied by all threads.
+class Staging {
+ public:
+  Staging() = default;
+  ~Staging();
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+  void upload(void* to, const void* from, int64_t bytes, cudaStream_t stream);  // `from` may change when it returns
+  void download(void* to, const void* from, int64_t bytes, cudaStream_t stream);
+
+ private:
+  static constexpr int64_t kBytes = int64_t{32} << 20;
+  void open();
+  void* buffers_[2] = {};
+  cudaEvent_t done_[2] = {};
+};
+
 // What GramView::device points to.
 struct DeviceGram {
   int64_t dim = 0;
@@ -90,6 +107,7 @@ class CudaQuantBackend : public QuantBackend {
   RoundedWeight empty_rounding(const QuantMatrix& w, const Scheme& scheme, DType scale_dtype);
 
   Stream stream_;
+  Staging staging_;
   QuantBlas blas_;
   Cublas linears_;
   int64_t fixed_bytes_ = 0;

@@ -48,6 +48,24 @@ class Pinned {
   std::vector<std::pair<float*, int64_t>> ranges_;
 };
 
+class Event {
+ public:
+  Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "creating an event"); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// A buffer for the states of a chunk, and when it has got them, was worked on, and has given them back.
+struct Turn {
+  Memory residual;
+  Event arrived = {}, finished = {}, left = {};
+};
+
 class CudaRunner : public BlockRunner {
  public:
   CudaRunner(std::shared_ptr<const ModelConfig> config, Act act, cuda::CudaQuantBackend& backend)
@@ -60,7 +78,9 @@ class CudaRunner : public BlockRunner {
     pairs_ = static_cast<int>(inv_freq.size());
     inv_freq_ = backend_.uploaded(inv_freq);
   }
-  ~CudaRunner() override { cudaStreamSynchronize(stream()); }
+  ~CudaRunner() override {
+    for (const cudaStream_t s : {incoming_.get(), outgoing_.get(), stream()}) cudaStreamSynchronize(s);
+  }
 
   void use(const BlockSpec& spec, const BlockWeights& block, const std::map<std::string, QuantMatrix>& weights) override {
     const auto norm = [&](const std::string& name) {
@@ -89,22 +109,36 @@ class CudaRunner : public BlockRunner {
       for (size_t i = 0; i < 4; ++i) running[i] = begin_sums(dims[i]);
     }
     make_room(lengths);
+    // States of one chunk are copied while another chunk is at work: two buffers by turns, copies in streams of their own.
+    Turn turns[2] = {{residuals_[0]}, {residuals_[1]}};
+    check(cudaEventRecord(ready_.get(), stream()), "running a block");
+    check(cudaStreamWaitEvent(incoming_.get(), ready_.get()), "running a block");
     int64_t start = 0;
-    for (size_t s = 0; s < lengths.size();) {
+    int count = 0;
+    for (size_t s = 0; s < lengths.size(); ++count) {
       check_cancelled();
       std::vector<int64_t> chunk;
       int64_t tokens = 0;
       for (; s < lengths.size() && (tokens == 0 || tokens + lengths[s] <= room_); ++s) chunk.push_back(lengths[s]), tokens += lengths[s];
       float* at = states.data() + start * config_->hidden;
       const auto bytes = static_cast<size_t>(tokens * config_->hidden * 4);
+      Turn& turn = turns[count % 2];
+      check(cudaStreamWaitEvent(incoming_.get(), turn.left.get()), "running a block");
+      check(cudaMemcpyAsync(turn.residual.get(), at, bytes, cudaMemcpyHostToDevice, incoming_.get()), "copying states to the device");
+      check(cudaEventRecord(turn.arrived.get(), incoming_.get()), "running a block");
+      residual_ = turn.residual;
       const cuda::Batch batch = send(chunk, tokens);
-      check(cudaMemcpyAsync(residual_.get(), at, bytes, cudaMemcpyHostToDevice, stream()), "copying states to the device");
+      check(cudaStreamWaitEvent(stream(), turn.arrived.get()), "running a block");
       run(batch, sums ? &running : nullptr);
-      check(cudaMemcpyAsync(at, residual_.get(), bytes, cudaMemcpyDeviceToHost, stream()), "copying states from the device");
+      check(cudaEventRecord(turn.finished.get(), stream()), "running a block");
+      check(cudaStreamWaitEvent(outgoing_.get(), turn.finished.get()), "running a block");
+      check(cudaMemcpyAsync(at, turn.residual.get(), bytes, cudaMemcpyDeviceToHost, outgoing_.get()), "copying states from the device");
+      check(cudaEventRecord(turn.left.get(), outgoing_.get()), "running a block");
       start += tokens;
     }
     if (sums)
       for (size_t i = 0; i < 4; ++i) (*sums)[i] = finished(running[i], start);
+    outgoing_.synchronize();
     check(cudaStreamSynchronize(stream()), "running a block");
     leave_room();
   }
@@ -204,11 +238,12 @@ class CudaRunner : public BlockRunner {
   void make_room(std::span<const int64_t> lengths) {
     const ModelConfig& c = *config_;
     const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim, width = q + 2 * kv;
-    const int64_t each = c.hidden * (4 + 2 + 2) + width * 2 + q * 2 + 3 * c.intermediate * 2 + 2 * kv * 2 + 64;
+    const int64_t each = c.hidden * (8 + 2 + 2) + width * 2 + q * 2 + 3 * c.intermediate * 2 + 2 * kv * 2 + 64;
     int64_t longest = 0, total = 0;
     for (const int64_t n : lengths) longest = std::max(longest, n), total += n;
     room_ = std::max(longest, std::min({total, kMostTokens, backend_.memory().left() / 4 / each}));
-    residual_ = take(room_ * c.hidden * 4), normed_ = take(room_ * c.hidden * 2), delta_ = take(room_ * c.hidden * 2);
+    for (Memory& m : residuals_) m = take(room_ * c.hidden * 4);
+    normed_ = take(room_ * c.hidden * 2), delta_ = take(room_ * c.hidden * 2);
     qkv_out_ = take(room_ * width * 2), mixed_ = take(room_ * q * 2);
     gate_up_out_ = take(room_ * 2 * c.intermediate * 2), mlp_ = take(room_ * c.intermediate * 2);
     cache_ = take((room_ + cuda::kCachePage * (static_cast<int64_t>(lengths.size()) + 1)) * 2 * kv * 2);
@@ -217,7 +252,7 @@ class CudaRunner : public BlockRunner {
                           stream()),
           "clearing the cache");
   }
-  void leave_room() { residual_ = normed_ = delta_ = qkv_out_ = mixed_ = gate_up_out_ = mlp_ = cache_ = sent_ = {}; }
+  void leave_room() { residuals_[0] = residuals_[1] = residual_ = normed_ = delta_ = qkv_out_ = mixed_ = gate_up_out_ = mlp_ = cache_ = sent_ = {}; }
 
   // Positions, spans, tiles and pages of sequences that begin here.
   cuda::Batch send(const std::vector<int64_t>& lengths, int64_t tokens) {
@@ -302,12 +337,14 @@ class CudaRunner : public BlockRunner {
   Act act_;
   cuda::CudaQuantBackend& backend_;
   Pinned pinned_;
+  cuda::Stream incoming_, outgoing_;
+  Event ready_;
   int pairs_ = 0, window_ = 0, tile_count_ = 0;
   const int2* tiles_ = nullptr;
   int64_t room_ = 0;
   Memory inv_freq_, input_norm_, post_norm_, q_norm_, k_norm_, sent_;
   RunnerLinear qkv_, o_, gate_up_, down_;
-  Memory residual_, normed_, delta_, qkv_out_, mixed_, gate_up_out_, mlp_, cache_;
+  Memory residuals_[2], residual_, normed_, delta_, qkv_out_, mixed_, gate_up_out_, mlp_, cache_;
 };
 
 }  // namespace
