@@ -46,9 +46,11 @@ std::string tokens_digest(const TokenSequences& sequences) {
   return hash.hex();
 }
 
-HiddenStates::HiddenStates(const TokenSequences& sequences, const Tensor& embedding)
+HiddenStates::HiddenStates(const TokenSequences& sequences, const ModelConfig& config, const Tensor& embedding)
     : sequences_(&sequences), width_(embedding.dim(1)), states_(static_cast<size_t>(sequences.tokens() * width_)) {
   embed(embedding, sequences.ids, states_.data());
+  if (const float scale = embedding_scale(config, embedding.dtype()); scale != 1)
+    for (float& x : states_) x *= scale;
 }
 
 HiddenStates::HiddenStates(const TokenSequences& sequences, int64_t width, std::vector<float> states)

@@ -30,7 +30,8 @@ std::string tokens_digest(const TokenSequences& sequences);
 // The states [tokens, hidden] of some sequences between two blocks.
 class HiddenStates {
  public:
-  HiddenStates(const TokenSequences& sequences, const Tensor& embedding);
+  // Rows of the embedding as `config` scales them.
+  HiddenStates(const TokenSequences& sequences, const ModelConfig& config, const Tensor& embedding);
   // States saved earlier: values() of the same sequences; kBadFile when there are more or fewer.
   HiddenStates(const TokenSequences& sequences, int64_t width, std::vector<float> states);
   // Runs every sequence through the block in chunks of about kChunkTokens.

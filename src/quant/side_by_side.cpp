@@ -61,7 +61,7 @@ class Run {
   SideBySide run() {
     out_.dtype = choose_dtype(checkpoint_, plans_.front(), contenders_.front().options, first_sequences(inputs_.calibration, 1));
     const Tensor embedding = load_embedding(checkpoint_, *config_);
-    if (inputs_.calibration.count() > 0) states_.emplace(inputs_.calibration, embedding);
+    if (inputs_.calibration.count() > 0) states_.emplace(inputs_.calibration, *config_, embedding);
     const ArchSpec& arch = find_arch(config_->model_type, checkpoint_.path().string());
     for (int64_t i = 0; i < config_->layers; ++i) {
       report(i);
@@ -114,7 +114,7 @@ class Run {
 
   // What a written checkpoint would hold.
   void store(size_t c, BlockRounding& rounding, BlockWeights& weights) const {
-    for (auto& [name, gain] : weights.norms) gain = gain.to(out_.dtype).to_f32();
+    for (auto& [name, gain] : weights.norms) gain = written_gain(gain);
     for (auto& [module, bias] : weights.biases) bias = bias.to(out_.dtype).to_f32();
     for (auto& [module, weight] : weights.weights) {
       const auto q = rounding.quantized.find(module);
@@ -127,6 +127,8 @@ class Run {
       }
     }
   }
+
+  Tensor written_gain(const Tensor& gain) const { return gain_of(*config_, stored_gain(*config_, gain).to(out_.dtype)); }
 
   void keep_salient(size_t c, int64_t layer, const BlockWeights& dense, BlockRounding& rounding, BlockWeights& weights) const {
     for (const PlannedLinear& l : plans_[c].blocks[layer]) {
@@ -144,9 +146,9 @@ class Run {
   }
 
   void assemble(const Tensor& embedding) {
-    const Tensor norm = load_vector(checkpoint_, kFinalNormName, config_->hidden), head = load_head(checkpoint_, *config_, embedding);
+    const Tensor norm = load_gain(checkpoint_, *config_, kFinalNormName, config_->hidden), head = load_head(checkpoint_, *config_, embedding);
     out_.source = std::make_shared<Model>(config_, embedding, norm, head, std::move(source_blocks_), run_precision_);
-    const Tensor table = embedding.to(out_.dtype), gain = norm.to(out_.dtype).to_f32(), top = config_->tied ? table : head.to(out_.dtype);
+    const Tensor table = embedding.to(out_.dtype), gain = written_gain(norm), top = config_->tied ? table : head.to(out_.dtype);
     for (size_t c = 0; c < contenders_.size(); ++c)
       out_.results[c].model = std::make_shared<Model>(config_, table, gain, top, std::move(blocks_[c]), run_precision_);
   }
