@@ -39,6 +39,21 @@ TokenSequences first_sequences(const TokenSequences& all, int64_t tokens) {
   return out;
 }
 
+TokenSequences evenly_spaced(const TokenSequences& all, int64_t count) {
+  TokenSequences out;
+  const int64_t step = std::max<int64_t>(1, all.count() / std::max<int64_t>(count, 1));
+  int64_t at = 0;
+  for (int64_t i = 0; i < all.count(); ++i) {
+    const int64_t length = all.lengths[static_cast<size_t>(i)];
+    if (i % step == 0 && out.count() < count) {
+      out.ids.insert(out.ids.end(), all.ids.begin() + at, all.ids.begin() + at + length);
+      out.lengths.push_back(length);
+    }
+    at += length;
+  }
+  return out;
+}
+
 std::string tokens_digest(const TokenSequences& sequences) {
   Sha256 hash;
   hash.update(std::as_bytes(std::span(sequences.lengths)));

@@ -24,6 +24,9 @@ TokenSequences cut_sequences(std::span<const int32_t> stream, int64_t seq_len, i
 // The first sequences, whole, until there are at least so many tokens; all of them where there are fewer.
 TokenSequences first_sequences(const TokenSequences& all, int64_t tokens);
 
+// `count` of the sequences, evenly spaced; all where there are fewer.
+TokenSequences evenly_spaced(const TokenSequences& all, int64_t count);
+
 // SHA-256 of ids and lengths.
 std::string tokens_digest(const TokenSequences& sequences);
 

@@ -180,6 +180,27 @@ class Options(TinyCase):
         self.assertEqual(result["linears"], 14)
 
 
+    def test_samples_can_be_found_automatically(self):
+        pathlib.Path(self.calib).write_text(long_text(120))
+        result = self.run_of("--group-size", 16, "--samples", "auto", "--seq-len", 64)
+        samples, manifest = result["samples"], json.loads((self.out / "manifest.json").read_text())
+        self.assertTrue(samples["automatic"])
+        self.assertEqual(manifest["calibration"]["samples"], samples["used"])
+        self.assertEqual(manifest["options"]["samples"], "auto")
+        self.assertLessEqual(samples["used"], min(256, samples["available"]))
+        self.assertEqual([s["fitted"] for s in samples["steps"]], [8 << i for i in range(len(samples["steps"]))])
+        if samples["converged"]:
+            self.assertLess(samples["steps"][-1]["gap"], 0.04)
+        self.assertIn("--samples auto", (self.out / "README.md").read_text())
+        again = self.run_of("--group-size", 16, "--samples", "auto", "--seq-len", 64, "--threads", 1)
+        self.assertEqual(again["samples"], samples)
+        given = self.run_of("--group-size", 16, "--samples", 9, "--seq-len", 64)
+        self.assertEqual(given["samples"], {"automatic": False, "used": 9})
+        words = awq("quantize", self.model, "-o", self.out, "--no-check", "--force", "--group-size", 16, "--samples", "auto", "--calib", self.calib,
+                    "--seq-len", 64, "--quality", "fast")
+        self.assertRegex(words.stdout, r"calib  \d+ sequences of 64 tokens")
+
+
 class Folder(TinyCase):
     def test_dry_run_predicts_the_size_on_disk_and_writes_nothing(self):
         for name in ("llama-untied", "llama-biases", "qwen2-tied", "llama-sharded"):
