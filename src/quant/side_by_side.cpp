@@ -64,7 +64,8 @@ class Run {
     const Tensor embedding = load_embedding(checkpoint_, *config_);
     if (inputs_.calibration.count() > 0) states_.emplace(inputs_.calibration, *config_, embedding);
     if (inputs_.calibration.count() > 0) {
-      texts_.insert(texts_.begin(), evenly_spaced(inputs_.calibration, kShiftSequences));
+      const int64_t half = std::max<int64_t>(1, inputs_.calibration.count() / 2);
+      texts_.insert(texts_.begin(), evenly_spaced(inputs_.calibration, std::min(kShiftSequences, half)));
       shift_.emplace(texts_, *config_, embedding);
     }
     const ArchSpec& arch = find_arch(config_->model_type, checkpoint_.path().string());
