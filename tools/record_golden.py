@@ -63,6 +63,13 @@ def phi3(hidden, inter, heads, kv, **extra):
             "sliding_window": None, **extra}
 
 
+def gemma(kind, hidden, inter, heads, kv, **extra):
+    base = {k: v for k, v in llama(hidden, inter, heads, kv, eps=1e-6).items() if k not in ("hidden_act", "tie_word_embeddings")}
+    names = {"gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM"}
+    return {**base, "architectures": [names[kind]], "model_type": kind, "hidden_activation": "gelu_pytorch_tanh", "head_dim": 16,
+            "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1, **extra}
+
+
 # One divisor per rotated pair; far apart, so that the wrong list shows.
 def factors(pairs, last):
     return [round(1 + (last - 1) * i / (pairs - 1), 3) for i in range(pairs)]
@@ -177,6 +184,28 @@ VARIANTS = {
         config=llama(48, 64, 3, 1, rope_theta=10000.0, torch_dtype="bfloat16", max_position_embeddings=16,
                      rope_scaling={"type": "dynamic", "factor": 4.0}),
         dtype="bfloat16", stepwise=True, ignoring={"dynamic": {"rope_type": "default"}, "factor": {"factor": 2.0}}),
+    # Spellings of transformers 4: a pattern, two thetas, the scaling of full attention only. Three layers of which the second is full.
+    "gemma3-pattern-v4": dict(
+        config=gemma("gemma3_text", 32, 48, 4, 2, num_hidden_layers=3, sliding_window=6, sliding_window_pattern=2, rope_theta=1000000.0,
+                     rope_local_base_freq=100.0, rope_scaling={"rope_type": "linear", "factor": 8.0}, query_pre_attn_scalar=24,
+                     torch_dtype="float32"),
+        ignoring={"window": {"layer_types": ["full_attention"] * 3}, "pattern": {"layer_types": ["sliding_attention"] * 3},
+                  "rope_local_base_freq": {("sliding_attention", "rope_theta"): 1000000.0}, "query_pre_attn_scalar": {"query_pre_attn_scalar": 16},
+                  "rope_scaling": {("full_attention", "rope_type"): "default"},
+                  "q_norm": ("q_norm",), "post_attention_layernorm": ("post_attention_layernorm",),
+                  "post_feedforward_layernorm": ("post_feedforward_layernorm",)}),
+    "gemma3-layer-types-v5": dict(  # heads of 24: wider than the hidden size divided by them; one key/value head
+        config=gemma("gemma3_text", 32, 48, 4, 1, head_dim=24, sliding_window=5, layer_types=["sliding_attention", "full_attention"],
+                     rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                                      "sliding_attention": {"rope_type": "default", "rope_theta": 20.0}},
+                     query_pre_attn_scalar=24, dtype="float32"),
+        ignoring={"layer_types": {"layer_types": ["full_attention", "sliding_attention"]}, "k_norm": ("k_norm",),
+                  "theta": {("sliding_attention", "rope_theta"): 10000.0}}),
+    "gemma2-softcaps": dict(
+        config=gemma("gemma2", 48, 48, 6, 2, sliding_window=7, rope_theta=10000.0, query_pre_attn_scalar=16, attn_logit_softcapping=2.0,
+                     final_logit_softcapping=2.0, torch_dtype="float32"),
+        ignoring={"attn_logit_softcapping": {"attn_logit_softcapping": None}, "final_logit_softcapping": {"final_logit_softcapping": None},
+                  "window": {"layer_types": ["full_attention"] * 2}, "pre_feedforward_layernorm": ("pre_feedforward_layernorm",)}),
 }
 
 
@@ -187,6 +216,8 @@ def random_weights(config, seed):
     with torch.device("meta"):
         names = {n: p.shape for n, p in AutoModelForCausalLM.from_config(config).named_parameters()}
     std = {"embed_tokens": 0.01, "lm_head": 0.4, "q_proj": 0.2, "k_proj": 0.2, "qkv_proj": 0.2}
+    if config.model_type.startswith("gemma"):
+        std["embed_tokens"] = 0.2  # it is the head as well, and its logits are to reach the cap
     out = {}
     for name in sorted(names):
         draw = torch.randn(names[name], generator=g)
@@ -194,7 +225,7 @@ def random_weights(config, seed):
         if name.endswith("bias"):
             out[name] = 0.5 * draw
         elif len(names[name]) == 1:
-            out[name] = 1 + 0.3 * draw
+            out[name] = (0 if config.model_type.startswith("gemma") else 1) + 0.3 * draw  # gemma's gains are 1 + w
         else:
             out[name] = std.get(part, 0.3) * draw
     return out
@@ -220,6 +251,10 @@ def logits(directory, ids, dtype=torch.float64, ignore=None, stepwise=False):
     config = AutoConfig.from_pretrained(directory)
     if isinstance(ignore, dict):
         for key, value in ignore.items():
+            if isinstance(key, tuple):  # of one kind of layer
+                ropes = config.rope_parameters
+                config.rope_parameters = {**ropes, key[0]: {**ropes[key[0]], key[1]: value}}
+                continue
             if key in config.rope_parameters or key in ("attention_factor", "truncate", "beta_fast"):
                 config.rope_parameters = {**config.rope_parameters, key: value}
             else:
@@ -232,7 +267,7 @@ def logits(directory, ids, dtype=torch.float64, ignore=None, stepwise=False):
     if isinstance(ignore, tuple):
         for name, p in model.named_parameters():
             if any(part in name for part in ignore):
-                p.fill_(1)
+                p.fill_(0 if model.config.model_type.startswith("gemma") else 1)
     if not stepwise:
         return model(ids).logits
     cache, steps = DynamicCache(config=config), []

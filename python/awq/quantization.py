@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from . import _core
 from .calibration import Calibration, collect
-from .errors import AwqError
+from .errors import AwqError, BadArgumentError
 from .progress import Progress, reporter
 
 
@@ -73,13 +73,13 @@ def run(options: Dict[str, Any], calibration: Calibration, progress: Progress,
 def quantize(model: Union[str, os.PathLike], output: Union[str, os.PathLike, None] = None, *, method: str = "awq", quality: str = "best",
              bits: int = 4, group_size: Union[int, str] = "auto", symmetric: bool = False, format: str = "auto", dtype: str = "auto",
              calib_data: Any = "builtin", tokenizer: Any = None, text_column: str = "text", split: Optional[str] = "train",
-             samples: Union[int, str] = "auto", seq_len: int = 512, skip: Sequence[str] = (), check: bool = True, force: bool = False,
+             samples: Union[int, str] = 128, seq_len: int = 512, skip: Sequence[str] = (), check: bool = True, force: bool = False,
              progress: Progress = None, callback: Optional[Callable[[Dict[str, Any]], None]] = None) -> QuantizeResult:
     """Quantizes a checkpoint into the directory `output` (default ./NAME-awq) and measures the result against the source.
 
     model: a directory, a .gguf file, or org/name in the Hugging Face cache. bits: 2 to 8 (4 is written in AutoAWQ's layout,
     others as plain 16-bit tensors). group_size: weights that share a scale, "auto" or -1 for a whole row. samples x seq_len:
-    calibration tokens. skip: parts of module names to leave alone. callback: called with {"stage", "done", "total", "unit"}
+    calibration tokens; samples "auto": as many as change anything, at most 256. skip: parts of module names to leave alone. callback: called with {"stage", "done", "total", "unit"}
     after each block; an exception in it stops the work and comes out here.
     Equal options give the bytes that `awq quantize` gives. Ctrl-C raises KeyboardInterrupt within a second; finished blocks
     are kept beside the output and the same call goes on from them.
@@ -94,9 +94,18 @@ def quantize(model: Union[str, os.PathLike], output: Union[str, os.PathLike, Non
     _core.plan(options)  # what is wrong with the options comes before the text is read
     calibration = Calibration("", "", [])
     if method != "rtn":
-        count = 128 if samples == "auto" else int(samples)
-        calibration = collect(calib_data, tokenizer, path, split, text_column, count, int(seq_len))
+        calibration = collect(calib_data, tokenizer, path, split, text_column, most_samples(samples), int(seq_len))
     return run(options, calibration, progress, callback)
+
+
+def most_samples(samples: Union[int, str]) -> int:
+    """How many calibration sequences are used at most."""
+    if isinstance(samples, str) and samples != "auto":
+        raise BadArgumentError(f"samples: expected a number or 'auto', got '{samples}'")
+    count = _core.most_samples if samples == "auto" else int(samples)
+    if count < 1:
+        raise BadArgumentError(f"samples: expected at least 1, got {count}")
+    return count
 
 
 def calib_name(calib_data: Any) -> str:

@@ -32,6 +32,7 @@ void bind_quantize(nb::module_& m);
 void bind_model(nb::module_& m);
 void bind_generate(nb::module_& m);
 void bind_evaluate(nb::module_& m);
+void bind_compare(nb::module_& m);
 
 // A numpy array that owns a copy of, or shares, what `data` points to.
 nb::object numpy_copy(const float* data, std::vector<size_t> shape);

@@ -58,4 +58,5 @@ NB_MODULE(_core, m) {
   bind_model(m);
   bind_generate(m);
   bind_evaluate(m);
+  bind_compare(m);
 }

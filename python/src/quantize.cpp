@@ -36,6 +36,7 @@ struct Quantized {
   std::shared_ptr<const Checkpoint> source;
   Options options;
   JobResult result;
+  SampleChoice samples;  // without its sequences
   double seconds = 0;
 };
 
@@ -51,7 +52,9 @@ std::shared_ptr<Quantized> run(Options o, Calibration calibration, const Progres
   job.force = o.force;
   if (calibrates(o.quantize.method)) {
     job.calibration = {calibration.name, calibration.sha256,
-                       cut_sequences(calibration.ids, o.seq_len, o.sample_count())};
+                       {}};
+    out->samples = calibration_sequences(*out->source, o, o.quantize, calibration.ids, progress);
+    job.calibration.sequences = std::move(out->samples.sequences);
     if (job.calibration.sequences.tokens() == 0)
       fail(Code::kBadArgument, "calibration text {}: expected text, got none", calibration.name);
   }
@@ -106,6 +109,14 @@ nb::dict summary(const Quantized& q) {
   out["seconds"] = q.seconds;
   out["peak_rss_bytes"] = peak_rss_bytes();
   out["worst"] = r.worst;
+  nb::dict samples;
+  samples["automatic"] = q.samples.automatic;
+  samples["used"] = q.samples.used;
+  if (q.samples.automatic) {
+    samples["available"] = q.samples.available;
+    samples["converged"] = q.samples.converged;
+  }
+  out["samples"] = samples;
   if (const auto& c = r.quantized.check) {
     nb::dict check;
     check["tokens"] = c->tokens;
@@ -173,6 +184,7 @@ void bind_quantize(nb::module_& m) {
           },
           nb::arg("output"), nb::arg("shard_bytes") = kDefaultShardBytes, nb::arg("force") = false);
   m.attr("default_shard_bytes") = kDefaultShardBytes;
+  m.attr("most_samples") = kMostSamples;
   m.def(
       "quantize",
       [](const nb::dict& given, const std::string& calib_name, const std::string& calib_sha256,

@@ -56,7 +56,7 @@ class GgufCheckpoint : public ListedCheckpoint {
     const StoredTensor& t = stored(name);
     Tensor tensor = decode(*gguf_->find(t.stored_name), head_rows(t));
     if (check_finite) require_finite(tensor, t);
-    return tensor;
+    return is_offset_gain(t) ? less_one(tensor) : tensor;
   }
 
   SourceFormat format() const override { return describe_format(tensors_, packing_); }
@@ -97,6 +97,14 @@ class GgufCheckpoint : public ListedCheckpoint {
       fail(Code::kBadFile, "{}: tensor '{}' at offset {}: expected rows in heads of {}, got shape {}",
            stored.file.string(), printable(t.name), t.offset, head, shape_text(t.shape));
     tensors_.push_back(std::move(stored));
+  }
+
+  // Norms whose gain 1 + w is what is stored, where Hugging Face has w.
+  bool is_offset_gain(const StoredTensor& t) const { return arch_.gemma && t.shape.size() == 1 && t.name.ends_with("norm.weight"); }
+  static Tensor less_one(const Tensor& stored) {
+    Tensor w = stored.to_f32().clone();
+    for (int64_t i = 0; i < w.numel(); ++i) w.f32()[i] -= 1;
+    return w;
   }
 
   // Rows per head where they are stored reordered, else 0.

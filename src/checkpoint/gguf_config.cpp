@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/gguf_gemma.h"
 #include "checkpoint/gguf_rope.h"
 #include "base/printable.h"
 
@@ -51,13 +52,14 @@ void refuse_what_config_cannot_say(const GgufFile& gguf, const GgufArch& arch, c
   if (const auto experts = gguf.integer(prefix + "expert_count"); experts && *experts > 0)
     meta.unsupported("expert_count", fmt::format("{} experts, expected a dense model", *experts));
   const GgufValue* pattern = gguf.value(prefix + "attention.sliding_window_pattern");
-  if (pattern != nullptr)
+  if (pattern != nullptr && !arch.gemma)
     meta.unsupported("attention.sliding_window_pattern", "expected the same attention in every layer");
 }
 
 // 0 where every token sees all before it.
 int64_t sliding_window(const GgufFile& gguf, const GgufArch& arch, const Metadata& meta) {
   const char* key = "attention.sliding_window";
+  if (arch.gemma) return 0;  // gguf_gemma.cpp reads it
   const auto window = gguf.integer(std::string(arch.name) + "." + key);
   if (!window || *window == 0) return 0;
   if (*window < 0 || *window > INT32_MAX) meta.unsupported(key, fmt::format("expected a number of tokens, got {}", *window));
@@ -169,10 +171,12 @@ Json config_from_gguf(const GgufFile& gguf, const GgufArch& arch) {
   json["num_attention_heads"] = heads;
   json["num_key_value_heads"] = kv_heads;
   if (meta.optional_size("attention.key_length") || arch.explicit_head_dim) json["head_dim"] = head_dim;
-  json["hidden_act"] = "silu";
+  if (!arch.gemma) json["hidden_act"] = "silu";
   json["max_position_embeddings"] = meta.size("context_length");
   json["rms_norm_eps"] = meta.positive("attention.layer_norm_rms_epsilon");
-  add_rope(json, rope_parameters_from_gguf(gguf, arch, rotated));
+  const Json rope = rope_parameters_from_gguf(gguf, arch, rotated);
+  add_rope(json, rope);
+  if (arch.gemma) add_gemma_keys(gguf, arch, rope, json);
   if (rotated != head_dim) json["partial_rotary_factor"] = static_cast<double>(rotated) / static_cast<double>(head_dim);
   if (mistral || arch.model_type == "phi3") json["sliding_window"] = window > 0 ? Json(window) : Json();
   if (arch.model_type == "qwen2" || arch.model_type == "qwen3") json["use_sliding_window"] = false;

@@ -32,11 +32,32 @@ constexpr GgufName kPhi3Block[] = {
     {"ffn_up", "mlp.gate_up_proj"},        {"ffn_down", "mlp.down_proj"},
 };
 
+constexpr GgufName kGemma2Block[] = {
+    {"attn_norm", "input_layernorm"},           {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},             {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},        {"post_attention_norm", "post_attention_layernorm"},
+    {"ffn_norm", "pre_feedforward_layernorm"},  {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},                  {"ffn_down", "mlp.down_proj"},
+    {"post_ffw_norm", "post_feedforward_layernorm"},
+};
+
+constexpr GgufName kGemma3Block[] = {
+    {"attn_norm", "input_layernorm"},           {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},             {"attn_v", "self_attn.v_proj"},
+    {"attn_q_norm", "self_attn.q_norm"},        {"attn_k_norm", "self_attn.k_norm"},
+    {"attn_output", "self_attn.o_proj"},        {"post_attention_norm", "post_attention_layernorm"},
+    {"ffn_norm", "pre_feedforward_layernorm"},  {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},                  {"ffn_down", "mlp.down_proj"},
+    {"post_ffw_norm", "post_feedforward_layernorm"},
+};
+
 constexpr GgufArch kArchs[] = {
     {"llama", "llama", "LlamaForCausalLM", true, kLlamaBlock},
     {"qwen2", "qwen2", "Qwen2ForCausalLM", false, kLlamaBlock},
     {"qwen3", "qwen3", "Qwen3ForCausalLM", false, kQwen3Block, true},
     {"phi3", "phi3", "Phi3ForCausalLM", false, kPhi3Block},
+    {"gemma2", "gemma2", "Gemma2ForCausalLM", false, kGemma2Block, true, true},
+    {"gemma3", "gemma3_text", "Gemma3ForCausalLM", false, kGemma3Block, true, true},
 };
 
 std::optional<std::string_view> translate(std::span<const GgufName> names, std::string_view gguf) {

@@ -21,6 +21,7 @@ struct GgufArch {
   bool permuted_qk;
   std::span<const GgufName> block;  // below "blk.N." and "model.layers.N."
   bool explicit_head_dim = false;   // configurations that leave head_dim out mean another value than hidden / heads
+  bool gemma = false;               // norms are stored as 1 + w; what else configurations say is in gguf_gemma.h
 };
 
 const GgufArch* find_gguf_arch(std::string_view name);

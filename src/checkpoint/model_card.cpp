@@ -91,13 +91,17 @@ std::string results(const Manifest& m) {
                            code(kManifestFile));
 }
 
+bool chosen_automatically(const Manifest& m) {
+  return std::find(m.options.begin(), m.options.end(), std::pair<std::string, std::string>("samples", "auto")) != m.options.end();
+}
+
 std::string provenance(const CardFacts& facts, const Manifest& m) {
   std::string out = "## How it was made\n\n";
   out += fmt::format("```sh\n{}\n```\n\n", facts.command);
   out += fmt::format("- tool: {}\n- source fingerprint: {}\n", m.tool, code(m.source.fingerprint));
   if (const auto& c = m.calibration)
-    out += fmt::format("- calibration: {}, {} samples, {} tokens, SHA-256 {}\n", code(c->name), c->samples,
-                       c->tokens, code(c->sha256));
+    out += fmt::format("- calibration: {}, {} samples{}, {} tokens, SHA-256 {}\n", code(c->name), c->samples,
+                       chosen_automatically(m) ? " (as many as --samples auto found to be enough)" : "", c->tokens, code(c->sha256));
   return out + "\n";
 }
 

@@ -26,6 +26,7 @@ constexpr int64_t kSequence = 512;  // tokens of a measured sequence
 constexpr size_t kTableRows = 16;
 
 struct Options : QuantizeRequest {
+  const CLI::Option* samples_option = nullptr;
   std::string quantized, data = "builtin", exact = "auto", size, precision = "bf16", html, csv;
   std::vector<int> plan_bits = {3, 4, 8, 16}, plan_groups;
   int64_t limit = 4;
@@ -132,6 +133,7 @@ int run(const Context& context, Options o) {
   check_runs_on_cpu(context, "diagnose");
   const double start = now_seconds();
   o.resolve_group();
+  if (!o.quantized.empty() && o.samples_option->count() == 0) o.samples = "32";
   const bool plans = !o.output.empty();
   if (plans != (!o.size.empty() || o.kl > 0)) fail(Code::kBadArgument, "a plan needs a file and a goal: expected -o FILE with --size or --kl");
   PlanGoal goal;
@@ -149,9 +151,8 @@ int run(const Context& context, Options o) {
 
   DiagnoseFacts facts;
   const TextSet calibration = load_text(o.calib);
-  const int64_t samples = o.samples == "auto" && !o.quantized.empty() ? 32 : o.sample_count();
-  DiagnoseInputs inputs{cut_sequences(token_stream(calibration, *tokenizer), o.seq_len, samples), measured_tokens(o, *tokenizer, facts.text),
-                        Precision::kBf16};
+  SampleChoice choice = calibration_sequences(*checkpoint, o, o.quantize, token_stream(calibration, *tokenizer), context.report);
+  DiagnoseInputs inputs{std::move(choice.sequences), measured_tokens(o, *tokenizer, facts.text), Precision::kBf16};
   if (inputs.calibration.tokens() == 0) fail(Code::kBadArgument, "--calib {}: expected text, got none", o.calib);
   check_memory(uniform, inputs.measured);
   const Diagnosis d = diagnose(*checkpoint, quantized.get(), inputs, options, context.report);
@@ -160,6 +161,8 @@ int run(const Context& context, Options o) {
   if (quantized) facts.quantized = public_name(quantized->path());
   facts.calibration = calibration.name;
   facts.calibration_tokens = inputs.calibration.tokens();
+  facts.samples = choice;
+  facts.seq_len = o.seq_len;
   facts.command = command_of(o);
   facts.machine = fmt::format("{} threads, {}", threads(), isa_name(isa()));
   facts.tokenizer = tokenizer;
@@ -178,6 +181,7 @@ int run(const Context& context, Options o) {
     print_json(diagnose_json(d, facts, plan));
     return 0;
   }
+  if (choice.automatic) print_line("calib  " + samples_text(choice, o.seq_len));
   print_diagnosis(d, facts);
   if (plan) print_plan(*plan, o.output);
   if (!o.html.empty()) print_line("wrote  " + o.html);
@@ -231,7 +235,7 @@ void add_diagnose(CLI::App& app, Context& context) {
       ->group(how);
   command.add_flag("--sym", o->quantize.symmetric, "symmetric: no zero points")->group(how);
   command.add_option("--calib", o->calib, "builtin, a .txt or .jsonl ({\"text\": ...}) file, or - for stdin")->type_name("TEXT");
-  command.add_option("--samples", o->samples, "calibration sequences (default auto: 128; 32 with --quantized)")->check(whole_number_or_auto)->type_name("N");
+  o->samples_option = command.add_option("--samples", o->samples, "calibration sequences (default 128; 32 with --quantized), or auto: as many as change anything")->check(whole_number_or_auto)->type_name("N");
   command.add_option("--seq-len", o->seq_len, "tokens per calibration sequence (default 512)")->check(CLI::Range(8, 32768))->type_name("N");
   command.add_option("--data", o->data, "text to measure on: builtin or a file (default builtin)")->type_name("TEXT");
   command.add_option("--limit", o->limit, "sequences of 512 tokens to measure on (default 4)")->check(CLI::Range(1, 1 << 20))->type_name("N");

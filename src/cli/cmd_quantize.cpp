@@ -50,14 +50,16 @@ NamedTokens tokens_of(const TextSet& text, const Tokenizer& tokenizer, int64_t s
   return out;
 }
 
-NamedTokens calibration_of(const Options& o, const Checkpoint& checkpoint, const Tokenizer& tokenizer) {
+NamedTokens calibration_of(const Context& context, const Options& o, const Checkpoint& checkpoint, const Tokenizer& tokenizer,
+                           SampleChoice& choice) {
   std::optional<ChatRenderer> chat;  // only where there are conversations
   const auto conversation = [&](const std::string& record) {
     if (!chat) chat.emplace(chat_source(checkpoint));
     return conversation_text(*chat, record);
   };
-  NamedTokens calibration = tokens_of(load_text(o.calib, Builtin::kCalibration, conversation), tokenizer,
-                                      o.seq_len, o.sample_count());
+  const TextSet text = load_text(o.calib, Builtin::kCalibration, conversation);
+  choice = calibration_sequences(checkpoint, o, o.quantize, token_stream(text, tokenizer), context.report);
+  NamedTokens calibration{text.name, text.sha256, std::move(choice.sequences)};
   if (calibration.sequences.tokens() == 0)
     fail(Code::kBadArgument, "--calib {}: expected text, got none", o.calib);
   if (calibration.sequences.tokens() < kFewTokens)
@@ -250,21 +252,25 @@ int run(const Context& context, Options o) {
   warn_about_source(*checkpoint);
 
   const auto tokenizer = load_tokenizer(*checkpoint);
+  SampleChoice choice;
   QuantizeJob job;
   job.options = o.quantize;
   job.backend = backend;
   job.output = output;
   job.force = o.force;
   job.start = o.resume ? JobStart::kResume : o.restart ? JobStart::kRestart : JobStart::kContinue;
-  if (calibrates(o.quantize.method)) job.calibration = calibration_of(o, *checkpoint, *tokenizer);
+  if (calibrates(o.quantize.method)) job.calibration = calibration_of(context, o, *checkpoint, *tokenizer, choice);
   if (!o.no_check) job.heldout = tokens_of(builtin_heldout(), *tokenizer, kHeldoutSeqLen, kHeldoutSequences);
   job.manifest_options = manifest_options(o);
   job.command = quantize_command(o, output);
   const JobResult result = run_quantize(*checkpoint, job, context.report);
   const double seconds = now_seconds() - start;
   if (context.json) {
-    print_json(result_json(o, result, output, *checkpoint, seconds));
+    Json json = result_json(o, result, output, *checkpoint, seconds);
+    json["samples"] = samples_json(choice);
+    print_json(json);
   } else {
+    if (choice.automatic) print_line("calib  " + samples_text(choice, o.seq_len));
     print_summary(result, output, seconds);
   }
   advise(o, result);
@@ -312,7 +318,7 @@ void add_quantize(CLI::App& app, Context& context) {
       ->type_name("NAME");
   command.add_option("--calib", o->calib, "builtin, a .txt or .jsonl ({\"text\": ...}) file, or - for stdin")
       ->type_name("TEXT");
-  command.add_option("--samples", o->samples, "calibration sequences (default auto: 128)")
+  command.add_option("--samples", o->samples, "calibration sequences (default 128), or auto: as many as change anything")
       ->check(whole_number_or_auto)
       ->type_name("N");
   command.add_option("--seq-len", o->seq_len, "tokens per calibration sequence (default 512)")

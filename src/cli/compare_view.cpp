@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "base/system.h"
 #include "base/version.h"
@@ -13,22 +12,9 @@
 namespace awq::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr double kGiB = 1024.0 * 1024 * 1024;
 
 std::string bytes_text(int64_t bytes) { return human_bytes(static_cast<double>(bytes)); }
-
-size_t best_row(const Comparison& c, size_t text) {
-  size_t best = 0;
-  for (size_t i = 1; i < c.rows.size(); ++i)
-    if (c.rows[i].texts[text].divergence->kl < c.rows[best].texts[text].divergence->kl) best = i;
-  return best;
-}
-
-Json speed_json(const Speed& s) {
-  return {{"prefill_tokens_per_s", s.prefill_tokens_per_s}, {"decode_tokens_per_s", s.decode_tokens_per_s}};
-}
 
 // The answer with a mark before the first token that differs from the source's.
 std::string marked(const CompareFacts& facts, const Answer& a) {
@@ -92,6 +78,23 @@ report::HeatMap errors(const Comparison& c) {
   return map;
 }
 
+report::HeatMap shift_map(const Comparison& c, const CompareFacts& facts, size_t text) {
+  report::HeatMap map{fmt::format("Domain shift, {}", facts.text_names[text]),
+                      "Share of the inputs' energy that lies in other channels than with the calibration text.",
+                      "block",
+                      {},
+                      {},
+                      {}};
+  const auto& blocks = c.all.shifts[text + 1].sites;
+  for (size_t b = 0; b < blocks.size(); ++b) map.columns.push_back(std::to_string(b));
+  for (const Site site : {Site::kAttentionIn, Site::kAttentionOut, Site::kMlpIn, Site::kMlpDown}) {
+    map.rows.push_back(site_name(site));
+    map.values.emplace_back();
+    for (const auto& block : blocks) map.values.back().push_back(block[static_cast<size_t>(site)]);
+  }
+  return map;
+}
+
 report::BarChart times(const Comparison& c) {
   report::BarChart chart{"Time of rounding", "Seconds each method took beyond the statistics all share.", {}};
   for (const ComparedRow& row : c.rows)
@@ -147,79 +150,12 @@ report::Table compare_table(const Comparison& c, const CompareFacts& facts, size
   return table;
 }
 
-Json compare_json(const Comparison& c, const CompareFacts& facts) {
-  Json rows = Json::array();
-  for (size_t i = 0; i < c.rows.size(); ++i) {
-    const ComparedRow& row = c.rows[i];
-    Json texts = Json::array();
-    for (size_t t = 0; t < row.texts.size(); ++t) {
-      const Evaluation& e = row.texts[t];
-      const Divergence& d = *e.divergence;
-      const size_t best = best_row(c, t);
-      texts.push_back({{"text", facts.text_names[t]},
-                       {"windows", e.windows},
-                       {"targets", e.targets},
-                       {"perplexity", e.perplexity},
-                       {"perplexity_ci95", e.perplexity_ci95},
-                       {"reference_perplexity", d.reference_perplexity},
-                       {"kl", d.kl},
-                       {"kl_ci95", d.kl_ci95},
-                       {"kl_median", d.kl_median},
-                       {"kl_p99", d.kl_p99},
-                       {"kl_max", d.kl_max},
-                       {"top1_agreement", d.top1_agreement},
-                       {"top1_agreement_ci95", d.top1_agreement_ci95},
-                       {"best", i == best},
-                       {"tied_with_best", i == best || tied(d, *c.rows[best].texts[t].divergence)}});
-    }
-    Json layers = Json::array();
-    for (const LayerReport& l : row.quantized.layers)
-      layers.push_back(
-          {{"module", l.module}, {"relative_error", json_number(l.relative_error)}, {"chosen", l.chosen}});
-    Json answers = Json::array();
-    for (const Answer& a : row.answers)
-      answers.push_back(
-          {{"text", detokenized(facts.tokenizer, a.tokens)},
-           {"tokens", a.tokens.size()},
-           {"first_difference", a.first_difference < 0 ? Json(nullptr) : Json(a.first_difference)}});
-    const ContenderResult& q = row.quantized;
-    Json json = {{"label", q.label},
-                 {"method", q.method},
-                 {"scheme", q.scheme},
-                 {"format", q.format},
-                 {"bits_per_weight", q.bits_per_weight},
-                 {"bytes", q.format == "none" ? Json(nullptr) : Json(q.bytes)},
-                 {"seconds", q.seconds},
-                 {"memory_bytes", q.memory_bytes}};
-    json.update(speed_json(row.speed));
-    json["texts"] = std::move(texts);
-    json["answers"] = std::move(answers);
-    json["layers"] = std::move(layers);
-    rows.push_back(std::move(json));
-  }
-  Json prompts = Json::array();
-  for (size_t i = 0; i < facts.prompts.size(); ++i)
-    prompts.push_back({{"prompt", facts.prompts[i]}, {"source", detokenized(facts.tokenizer, c.source_answers[i].tokens)}});
-  Json source = {{"model", facts.model}, {"bytes", c.source_bytes}};
-  source.update(speed_json(c.source_speed));
-  return {{"schema", "awq.compare/1"},
-          {"source", std::move(source)},
-          {"calibration", facts.calibration},
-          {"calibration_tokens", facts.calibration_tokens},
-          {"dtype", c.all.dtype == DType::kF16 ? "float16" : "bfloat16"},
-          {"statistics_seconds", c.all.statistics_seconds},
-          {"seconds", facts.seconds},
-          {"peak_rss_bytes", peak_rss_bytes()},
-          {"machine", facts.machine},
-          {"methods", std::move(rows)},
-          {"prompts", std::move(prompts)}};
-}
-
 std::string compare_page(const Comparison& c, const CompareFacts& facts) {
   report::Page page(fmt::format("{}: quantization methods compared", facts.model));
   page.paragraph(
       fmt::format("Calibrated on {} ({} tokens); statistics took {:.0f} s and serve every method. {}.",
                   facts.calibration, facts.calibration_tokens, c.all.statistics_seconds, facts.machine));
+  if (facts.samples.automatic) page.paragraph("Calibrated with " + samples_text(facts.samples, facts.seq_len) + ".");
   page.code(facts.command);
   page.heading("Quality, size and speed")
       .paragraph(
@@ -233,6 +169,8 @@ std::string compare_page(const Comparison& c, const CompareFacts& facts) {
   page.heading("Where the error is")
       .paragraph("Weights only: the rounding of activations is not in it.")
       .heat_map(errors(c));
+  page.heading("How far the texts lie from the calibration text");
+  for (size_t t = 0; t < facts.text_names.size(); ++t) page.paragraph(shift_text(c, facts, t)).heat_map(shift_map(c, facts, t));
   page.heading("Time").bar_chart(times(c));
   if (!facts.prompts.empty())
     page.heading("The same prompts, side by side")

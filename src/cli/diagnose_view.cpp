@@ -319,6 +319,7 @@ Json diagnose_json(const Diagnosis& d, const DiagnoseFacts& facts, const std::op
                {"scheme", d.scheme_text},
                {"calibration", facts.calibration},
                {"calibration_tokens", facts.calibration_tokens},
+               {"samples", samples_json(facts.samples)},
                {"text", facts.text},
                {"tokens", d.total.tokens},
                {"kl", d.total.kl},
@@ -348,6 +349,7 @@ std::string diagnose_page(const Diagnosis& d, const DiagnoseFacts& facts, const 
                              d.scheme_text, facts.quantized.empty() ? "" : " " + facts.model, d.total.kl, d.total.kl_ci95, 100 * d.total.top1_agreement,
                              d.total.perplexity, d.total.perplexity_source, d.total.tokens, facts.text, facts.calibration_tokens, facts.calibration,
                              facts.machine));
+  if (facts.samples.automatic) page.paragraph("Calibrated with " + samples_text(facts.samples, facts.seq_len) + ".");
   page.code(facts.command);
   page.heading("Which parts cost most")
       .paragraph("Each part alone is quantized and the rest left as the source has it. " + share_text(d) +

@@ -8,6 +8,7 @@
 
 #include "eval/diagnose.h"
 #include "eval/model_plan.h"
+#include "quant/sample_count.h"
 #include "report/html.h"
 #include "tokenizer/tokenizer.h"
 
@@ -15,7 +16,8 @@ namespace awq::cli {
 
 struct DiagnoseFacts {
   std::string model, quantized, calibration, text, command, machine;
-  int64_t calibration_tokens = 0;
+  int64_t calibration_tokens = 0, seq_len = 0;
+  SampleChoice samples;
   double seconds = 0;
   std::shared_ptr<const Tokenizer> tokenizer;
   const TokenSequences* measured = nullptr;

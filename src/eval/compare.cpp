@@ -94,7 +94,13 @@ Comparison compare_methods(const Checkpoint& checkpoint, const std::vector<Conte
                            const QuantizeInputs& inputs, const CompareOptions& options,
                            const ProgressFn& progress) {
   Comparison out;
-  out.all = quantize_side_by_side(checkpoint, contenders, inputs, Precision::kExact, progress, options.statistics);
+  std::vector<TokenSequences> texts;
+  for (const MeasuredText& text : options.texts) {
+    const auto all = std::span<const int32_t>(text.tokens);
+    const size_t measured = options.limit > 0 ? std::min(all.size(), static_cast<size_t>(options.limit * text.spec.length)) : all.size();
+    texts.push_back(cut_sequences(all.first(measured), kShiftSeqLen, kShiftSequences));
+  }
+  out.all = quantize_side_by_side(checkpoint, contenders, inputs, Precision::kExact, progress, options.statistics, texts);
   for (const StoredTensor& t : checkpoint.tensors()) out.source_bytes += t.bytes;
   std::vector<const Model*> models;
   for (ContenderResult& r : out.all.results) {

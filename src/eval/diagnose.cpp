@@ -88,8 +88,8 @@ class Lab {
     const double start = now_seconds();
     const Tensor embedding = load_embedding(source_, *config_);
     dtype_ = plan_ ? choose_dtype(source_, *plan_, options_.quantize, first_sequences(inputs_.calibration, 1)) : DType::kF16;
-    if (inputs_.calibration.count() > 0) calibration_.emplace(inputs_.calibration, embedding);
-    states_.emplace_back(inputs_.measured, embedding);
+    if (inputs_.calibration.count() > 0) calibration_.emplace(inputs_.calibration, *config_, embedding);
+    states_.emplace_back(inputs_.measured, *config_, embedding);
     changed_.push_back(states_.front());
     for (int64_t i = 0; i < config_->layers; ++i) {
       report("quantize", i, config_->layers);
@@ -98,9 +98,9 @@ class Lab {
     if (plan_) out_.base = plan_->scheme, out_.scheme_text = plan_->scheme_text();
     out_.seconds_quantize = now_seconds() - start;
 
-    const Tensor norm = load_vector(source_, kFinalNormName, config_->hidden), table = load_head(source_, *config_, embedding);
+    const Tensor norm = load_gain(source_, *config_, kFinalNormName, config_->hidden), table = load_head(source_, *config_, embedding);
     const auto head = pack_linear(table, options_.precision);
-    head_ = {norm.f32(), head.get(), config_->rms_eps};
+    head_ = {norm.f32(), head.get(), config_->rms_eps, config_->final_softcap};
     comparison_.emplace(states_.back(), head_, kKeptLogits);
     measure();
     out_.seconds_measure = now_seconds() - start - out_.seconds_quantize;
@@ -151,7 +151,7 @@ class Lab {
       const RoundingContext context{*plan_, options_.quantize, dtype_, inputs_.precision, before_ ? &*before_ : nullptr};
       BlockRounding rounding = round_block(context, i, specs_[i], stats_, weights);
       block.linears = std::move(rounding.quantized);
-      for (auto& [name, gain] : weights.norms) gain = gain.to(dtype_).to_f32();
+      for (auto& [name, gain] : weights.norms) gain = gain_of(*config_, stored_gain(*config_, gain).to(dtype_));
     } else {
       BlockWeights stored = load_block(*quantized_, *config_, specs_[i], false);
       for (auto& [module, weight] : stored.weights) {

@@ -21,6 +21,10 @@ void add_bias(float* x, int64_t ldx, const float* bias, int64_t tokens, int64_t 
 
 // y[t][i] = silu(gate_up[t][i]) * gate_up[t][dim + i]; gate_up [tokens, 2*dim], y [tokens, dim].
 void silu_mul(const float* gate_up, int64_t tokens, int64_t dim, float* y);
+// The same with gelu in its tanh form (Hendrycks and Gimpel 2016): x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+void gelu_mul(const float* gate_up, int64_t tokens, int64_t dim, float* y);
+// x = cap * tanh(x / cap), n elements.
+void softcap(float* x, float cap, int64_t n);
 
 // Rows of the embedding table (F32, F16 or BF16 [vocab, dim]) to float. Throws kBadArgument on an id outside.
 void embed(const Tensor& table, std::span<const int32_t> ids, float* y);
@@ -62,6 +66,7 @@ struct AttentionShape {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   float scale = 0;         // usually 1/sqrt(head_dim)
   int64_t window = 0;      // sliding window in tokens, 0: none; query at p sees keys in (p - window, p]
+  float softcap = 0;       // scaled scores s become softcap * tanh(s / softcap) before the softmax; 0: they stay
 };
 
 // Causal attention with grouped queries, online softmax over blocks of keys (FlashAttention, Dao et al. 2022).

@@ -12,6 +12,8 @@ namespace awq::reference {
 void rms_norm(const float* x, const float* weight, float weight_offset, float eps, int64_t tokens,
               int64_t dim, float* y);
 void silu_mul(const float* gate_up, int64_t tokens, int64_t dim, float* y);
+void gelu_mul(const float* gate_up, int64_t tokens, int64_t dim, float* y);
+void softcap(float* x, float cap, int64_t n);
 void embed(const Tensor& table, std::span<const int32_t> ids, float* y);
 void rope(float* x, int64_t ldx, int64_t tokens, int64_t heads, int64_t head_dim,
           std::span<const int32_t> positions, std::span<const double> inv_freq, float magnitude);

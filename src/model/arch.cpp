@@ -7,6 +7,7 @@ namespace awq {
 // src/model/arch/*.cpp: one wiring each.
 BlockSpec llama_block(const ModelConfig& config, int64_t layer);
 BlockSpec phi3_block(const ModelConfig& config, int64_t layer);
+BlockSpec gemma_block(const ModelConfig& config, int64_t layer);
 
 namespace {
 
@@ -35,6 +36,21 @@ constexpr ArchSpec kArchs[] = {
      .block = phi3_block,
      .window = WindowRule::kEveryLayer,
      .defaults = {.max_position = 4096, .rms_eps = 1e-5, .original_max_position = 4096}},
+    {.model_type = "gemma2",
+     .block = gemma_block,
+     .biases = BiasRule::kAttention,
+     .window = WindowRule::kPattern,
+     .gemma = true,
+     .defaults = {.kv_heads = 4, .head_dim = 256, .max_position = 8192, .sliding_window = 4096, .window_pattern = 2,
+                  .attention_softcap = 50, .final_softcap = 30}},
+    {.model_type = "gemma3_text",
+     .block = gemma_block,
+     .biases = BiasRule::kAttention,
+     .window = WindowRule::kPattern,
+     .qk_norm = true,
+     .gemma = true,
+     .defaults = {.kv_heads = 4, .head_dim = 256, .max_position = 131072, .sliding_window = 4096, .window_pattern = 6,
+                  .rope_theta = 1e6, .window_theta = 1e4}},
 };
 
 }  // namespace
@@ -73,7 +89,9 @@ std::vector<NormSpec> BlockSpec::norms(const ModelConfig& config) const {
   std::vector<NormSpec> all = {{input_norm, config.hidden}};
   if (!q_norm.empty()) all.push_back({q_norm, config.head_dim});
   if (!k_norm.empty()) all.push_back({k_norm, config.head_dim});
+  if (!attention_out_norm.empty()) all.push_back({attention_out_norm, config.hidden});
   all.push_back({post_norm, config.hidden});
+  if (!mlp_out_norm.empty()) all.push_back({mlp_out_norm, config.hidden});
   return all;
 }
 

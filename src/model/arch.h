@@ -45,7 +45,8 @@ struct NormSpec {
 struct BlockSpec {
   std::string prefix;  // "model.layers.3."
   int64_t layer = 0;
-  std::string input_norm, post_norm;
+  std::string input_norm, post_norm;  // in front of the attention and of the MLP
+  std::string attention_out_norm, mlp_out_norm;  // over what is added to the residual stream; empty where there are none
   std::string q_norm, k_norm;  // over each head; empty where there are none
   int64_t window = 0;          // sliding window in tokens; 0: none
   // In the order they are stored and quantized. The linears that read a site, in this order, give q k v, the attention's
@@ -68,6 +69,7 @@ enum class WindowRule : uint8_t {
   kNone,         // full attention whatever the file says
   kEveryLayer,   // sliding_window holds in every layer, or in those of layer_types
   kUpperLayers,  // use_sliding_window switches it on: from layer max_window_layers up, or in those of layer_types
+  kPattern,      // all but every sliding_window_pattern-th layer have it, or those of layer_types
 };
 
 // What a config.json that does not mention a key means (transformers' configuration classes).
@@ -78,6 +80,10 @@ struct ConfigDefaults {
   int64_t sliding_window = 0;
   double rms_eps = 1e-6;
   double original_max_position = 0;  // 0: max_position
+  int64_t window_pattern = 0;
+  double rope_theta = 10000;
+  double window_theta = 0;  // of the layers with a window; 0: they rotate as the others do
+  double attention_softcap = 0, final_softcap = 0;
 };
 
 struct ArchSpec {
@@ -86,6 +92,7 @@ struct ArchSpec {
   BiasRule biases = BiasRule::kNone;
   WindowRule window = WindowRule::kNone;
   bool qk_norm = false;
+  bool gemma = false;  // gains are 1 + w, embeddings are scaled, gates go through gelu, a key names the scale of the scores, tied
   ConfigDefaults defaults;
 };
 

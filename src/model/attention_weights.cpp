@@ -17,6 +17,7 @@ void weigh(const AttentionShape& shape, const float* q, const float* k, int64_t 
     float dot = 0;
     for (int64_t d = 0; d < shape.head_dim; ++d) dot += q[d] * k[j * ld + d];
     row[j] = dot * shape.scale;
+    if (shape.softcap > 0) row[j] = shape.softcap * std::tanh(row[j] / shape.softcap);
     largest = std::max(largest, row[j]);
   }
   double sum = 0;

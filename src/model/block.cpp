@@ -71,9 +71,12 @@ Block::Block(std::shared_ptr<const ModelConfig> config, const BlockSpec& spec, c
       window_(spec.window),
       input_norm_(norm_of(weights, spec.input_norm)),
       post_norm_(norm_of(weights, spec.post_norm)),
+      attention_out_norm_(norm_of(weights, spec.attention_out_norm)),
+      mlp_out_norm_(norm_of(weights, spec.mlp_out_norm)),
       q_norm_(norm_of(weights, spec.q_norm)),
       k_norm_(norm_of(weights, spec.k_norm)),
-      inv_freq_(rope_inv_freq(config_->rope)),
+      rope_(config_->layer_rope(spec.layer)),
+      inv_freq_(rope_inv_freq(rope_)),
       qkv_(make_linear(spec, weights, Site::kAttentionIn, options)),
       o_(make_linear(spec, weights, Site::kAttentionOut, options)),
       gate_up_(make_linear(spec, weights, Site::kMlpIn, options)),
@@ -91,7 +94,7 @@ void Block::normalise_heads(float* x, int64_t ldx, int64_t tokens, int64_t heads
 }
 
 void Block::rotate(float* x, int64_t ldx, int64_t heads, const BatchView& batch) const {
-  const RopeConfig& r = config_->rope;
+  const RopeConfig& r = rope_;
   const auto magnitude = static_cast<float>(r.magnitude);
   if (!r.depends_on_length()) {
     rope(x, ldx, static_cast<int64_t>(batch.tokens.size()), heads, config_->head_dim, batch.positions,
@@ -127,8 +130,7 @@ void Block::attention(float* hidden, const BatchView& batch, const KvLayerView* 
   if (!k_norm_.empty()) normalise_heads(k, width, tokens, c.kv_heads, k_norm_);
   rotate(qkv, width, c.heads, batch);
   rotate(k, width, c.kv_heads, batch);
-  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim,
-                             1.0f / std::sqrt(static_cast<float>(c.head_dim)), window_};
+  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, c.attention_scale, window_, c.attention_softcap};
   if (cache != nullptr) {
     kv_write(*cache, batch.spans, k, v, width);
     attention_paged(shape, *cache, batch.spans, qkv, width, mixed);
@@ -139,6 +141,7 @@ void Block::attention(float* hidden, const BatchView& batch, const KvLayerView* 
   }
   if (observer) observer->on_input(layer_, Site::kAttentionOut, mixed, tokens, q_width);
   o_.run(mixed, tokens, delta);
+  if (!attention_out_norm_.empty()) rms_norm(delta, attention_out_norm_.f32(), 0, c.rms_eps, tokens, c.hidden, delta);
   add_inplace(hidden, delta, tokens * c.hidden);
 }
 
@@ -152,9 +155,10 @@ void Block::mlp(float* hidden, int64_t tokens, Scratch& scratch, Observer* obser
   rms_norm(hidden, post_norm_.f32(), 0, c.rms_eps, tokens, c.hidden, normed);
   if (observer) observer->on_input(layer_, Site::kMlpIn, normed, tokens, c.hidden);
   gate_up_.run(normed, tokens, gate_up);
-  silu_mul(gate_up, tokens, c.intermediate, act);
+  (c.activation == Activation::kSilu ? silu_mul : gelu_mul)(gate_up, tokens, c.intermediate, act);
   if (observer) observer->on_input(layer_, Site::kMlpDown, act, tokens, c.intermediate);
   down_.run(act, tokens, delta);
+  if (!mlp_out_norm_.empty()) rms_norm(delta, mlp_out_norm_.f32(), 0, c.rms_eps, tokens, c.hidden, delta);
   add_inplace(hidden, delta, tokens * c.hidden);
 }
 

@@ -1,6 +1,7 @@
 #include "model/config.h"
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "model/arch.h"
@@ -60,7 +61,46 @@ void read_window(const ConfigReader& r, const ArchSpec& arch, const std::string&
   } else if (arch.window == WindowRule::kUpperLayers) {
     const int64_t first = r.size("max_window_layers", 28);
     for (int64_t i = 0; i < c.layers; ++i) c.full_layers.push_back(i < first);
+  } else if (arch.window == WindowRule::kPattern) {
+    const int64_t every = r.positive("sliding_window_pattern", arch.defaults.window_pattern);
+    for (int64_t i = 0; i < c.layers; ++i) c.full_layers.push_back((i + 1) % every == 0);
   }
+}
+
+void read_activation(const ConfigReader& r, const ArchSpec& arch, const std::string& where, ModelConfig& c) {
+  const char *key = arch.gemma ? "hidden_activation" : "hidden_act", *known = arch.gemma ? "gelu_pytorch_tanh" : "silu";
+  const std::string name = r.text(key, known);
+  if (name != known) fail(Code::kUnsupported, "{}: {} '{}' is not supported (known: {})", where, key, name, known);
+  c.activation = arch.gemma ? Activation::kGeluTanh : Activation::kSilu;
+}
+
+float read_softcap(const ConfigReader& r, const char* key, double fallback, const std::string& where) {
+  const double cap = r.has(key) ? r.number(key, 0) : fallback;
+  if (!(cap >= 0 && cap < 1e6)) fail(Code::kBadFile, "{}: '{}': expected a positive number or null, got {}", where, key, cap);
+  return static_cast<float>(cap);
+}
+
+void read_gemma(const ConfigReader& r, const ArchSpec& arch, const std::string& where, ModelConfig& c) {
+  if (r.flag("use_bidirectional_attention", false))
+    fail(Code::kUnsupported, "{}: use_bidirectional_attention is not supported: expected causal attention", where);
+  c.norm_offset = 1;
+  c.scaled_embedding = true;
+  const double scalar = r.number("query_pre_attn_scalar", 256);
+  if (!(scalar > 0 && scalar < 1e6)) fail(Code::kBadFile, "{}: 'query_pre_attn_scalar': expected a positive number, got {}", where, scalar);
+  c.attention_scale = static_cast<float>(1 / std::sqrt(scalar));
+  c.attention_softcap = read_softcap(r, "attn_logit_softcapping", arch.defaults.attention_softcap, where);
+  c.final_softcap = read_softcap(r, "final_logit_softcapping", arch.defaults.final_softcap, where);
+}
+
+void read_rope(const Json& config, const ArchSpec& arch, const std::string& where, ModelConfig& c) {
+  const RopeContext context{c.head_dim, c.max_position, arch.defaults.original_max_position, arch.defaults.rope_theta};
+  if (arch.defaults.window_theta == 0) {
+    c.rope = parse_rope(config, context, where);
+    return;
+  }
+  const LayerRopes ropes = parse_layer_ropes(config, context, arch.defaults.window_theta, where);
+  c.rope = ropes.full;
+  c.window_rope = ropes.window;
 }
 
 void check_shapes(const ModelConfig& c, const std::string& where) {
@@ -101,14 +141,15 @@ ModelConfig parse_model_config(const Json& config, const std::string& where) {
   const double eps = r.number("rms_norm_eps", arch.defaults.rms_eps);
   if (!(eps >= 0 && eps < 1)) fail(Code::kBadFile, "{}: 'rms_norm_eps': expected a number from 0 to 1, got {}", where, eps);
   c.rms_eps = static_cast<float>(eps);
-  c.tied = r.flag("tie_word_embeddings", false);
-  const std::string activation = r.text("hidden_act", "silu");
-  if (activation != "silu") fail(Code::kUnsupported, "{}: hidden_act '{}' is not supported (known: silu)", where, activation);
+  c.tied = r.flag("tie_word_embeddings", arch.gemma);
+  read_activation(r, arch, where, c);
   c.qk_norm = arch.qk_norm;
   read_biases(r, arch.biases, c);
   check_shapes(c, where);
   read_window(r, arch, where, c);
-  c.rope = parse_rope(config, {c.head_dim, c.max_position, arch.defaults.original_max_position}, where);
+  c.attention_scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  if (arch.gemma) read_gemma(r, arch, where, c);
+  read_rope(config, arch, where, c);
   c.max_position = longest_sequence(c);
   c.eos = token_ids(r, "eos_token_id");
   const auto bos = token_ids(r, "bos_token_id");

@@ -49,6 +49,12 @@ bool gives_rows(const ModelConfig& config, const PackedLinear& head) {
   return config.tied && head.row(0, probe.data());
 }
 
+// The type load_embedding gives it.
+DType embedding_dtype(const Checkpoint& checkpoint) {
+  const std::string& stored = checkpoint.find(kEmbedName)->dtype;
+  return stored == "F16" ? DType::kF16 : stored == "BF16" ? DType::kBF16 : DType::kF32;
+}
+
 constexpr const char* kPackedHead = "lm_head";
 constexpr const char* kKeptEmbedding = "embedding";
 
@@ -66,13 +72,14 @@ Tensor embedding_beside(const Checkpoint& checkpoint, const ModelConfig& config,
 Model::Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm,
              const Tensor& head, std::vector<std::unique_ptr<Block>> blocks, const LinearOptions& options,
              int head_bits)
-    : Model(std::move(config), std::move(embedding), std::move(final_norm), pack_head(head, options, head_bits), std::move(blocks)) {}
+    : Model(config, embedding, embedding.dtype(), std::move(final_norm), pack_head(head, options, head_bits), std::move(blocks)) {}
 
-Model::Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm,
+Model::Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, DType stored, Tensor final_norm,
              std::unique_ptr<PackedLinear> head, std::vector<std::unique_ptr<Block>> blocks)
     : config_(std::move(config)),
       embedding_(std::move(embedding)),
       final_norm_(std::move(final_norm)),
+      embedding_scale_(embedding_scale(*config_, stored)),
       blocks_(std::move(blocks)),
       head_(std::move(head)) {
   if (gives_rows(*config_, *head_)) embedding_ = Tensor();
@@ -103,7 +110,7 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
     if (options.progress)
       options.progress({"load", static_cast<double>(i + 1), static_cast<double>(config->layers), "blocks"});
   }
-  const Tensor final_norm = load_vector(checkpoint, kFinalNormName, config->hidden);
+  const Tensor final_norm = load_gain(checkpoint, *config, kFinalNormName, config->hidden);
   if (device) {
     device->finish(final_norm, load_head(checkpoint, *config, embedding), options.head_bits);
     return std::make_shared<Model>(config, device);
@@ -124,12 +131,20 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
     }
   }
   if (cache) cache->save();
-  auto model = std::make_shared<Model>(config, std::move(embedding), final_norm, std::move(head), std::move(blocks));
+  auto model = std::make_shared<Model>(config, std::move(embedding), embedding_dtype(checkpoint), final_norm, std::move(head), std::move(blocks));
   checkpoint.let_go();
   return model;
 }
 
 void Model::embed_tokens(std::span<const int32_t> ids, float* hidden) const {
+  embedding_rows(ids, hidden);
+  if (embedding_scale_ == 1) return;
+  parallel_for(static_cast<int64_t>(ids.size()), [&](int64_t i) {
+    for (int64_t k = 0; k < config_->hidden; ++k) hidden[i * config_->hidden + k] *= embedding_scale_;
+  });
+}
+
+void Model::embedding_rows(std::span<const int32_t> ids, float* hidden) const {
   if (!embedding_.empty()) return embed(embedding_, ids, hidden);
   for (const int32_t id : ids)
     if (id < 0 || id >= config_->vocab)
@@ -159,7 +174,9 @@ void Model::forward(const BatchView& batch, const KvCache* cache, Scratch& scrat
 }
 
 void Model::logits(const float* hidden, int64_t rows, float* out) const {
-  device_ ? device_->logits(hidden, rows, out) : head_->run(hidden, rows, out, config_->vocab);
+  if (device_) return device_->logits(hidden, rows, out);
+  head_->run(hidden, rows, out, config_->vocab);
+  if (config_->final_softcap > 0) softcap(out, config_->final_softcap, rows * config_->vocab);
 }
 
 int64_t Model::decode_bytes() const {

@@ -76,7 +76,7 @@ using WeightSource = std::variant<Tensor, QuantWeight>;
 
 // Everything one block stores, by module name.
 struct BlockWeights {
-  std::map<std::string, Tensor> norms;  // name without ".weight" -> F32 [hidden], or [head_dim] for q and k
+  std::map<std::string, Tensor> norms;  // name without ".weight" -> gain F32 [hidden], or [head_dim] for q and k: see load_gain
   std::map<std::string, WeightSource> weights;  // module -> [out, in]
   std::map<std::string, Tensor> biases;         // module -> F32 [out]
   // The dense F32 matrix of a module (dequantized if need be).
@@ -151,8 +151,9 @@ class Block {
 
   std::shared_ptr<const ModelConfig> config_;
   int64_t layer_ = 0, window_ = 0;
-  Tensor input_norm_, post_norm_, q_norm_, k_norm_;  // the last two empty where the architecture has none
-  std::vector<double> inv_freq_;                     // of short sequences
+  Tensor input_norm_, post_norm_, attention_out_norm_, mlp_out_norm_, q_norm_, k_norm_;  // empty where the architecture has none
+  RopeConfig rope_;
+  std::vector<double> inv_freq_;  // of short sequences
   Linear qkv_, o_, gate_up_, down_;
 };
 
@@ -185,8 +186,8 @@ class Model {
   // Assembled from parts: used where blocks come from elsewhere than a checkpoint (quantized in memory).
   Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm, const Tensor& head,
         std::vector<std::unique_ptr<Block>> blocks, const LinearOptions& options, int head_bits = 0);
-  // With a packed output layer; no embedding where that gives its rows.
-  Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm,
+  // With a packed output layer; no embedding where that gives its rows. `stored` is the embedding's type in the checkpoint.
+  Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, DType stored, Tensor final_norm,
         std::unique_ptr<PackedLinear> head, std::vector<std::unique_ptr<Block>> blocks);
   // One that a device runs, complete with its output layer.
   Model(std::shared_ptr<const ModelConfig> config, std::shared_ptr<const DeviceModel> device)
@@ -208,16 +209,25 @@ class Model {
 
  private:
   void embed_tokens(std::span<const int32_t> ids, float* hidden) const;
+  void embedding_rows(std::span<const int32_t> ids, float* hidden) const;  // before they are scaled
 
   std::shared_ptr<const ModelConfig> config_;
   Tensor embedding_, final_norm_;  // no embedding where the head gives its rows
+  float embedding_scale_ = 1;
   std::vector<std::unique_ptr<Block>> blocks_;
   std::unique_ptr<PackedLinear> head_;
   std::shared_ptr<const DeviceModel> device_;
 };
 
-// Loads a vector [n] (norm gain, bias) as F32.
+// Loads a vector [n] as F32.
 Tensor load_vector(const Checkpoint& checkpoint, const std::string& name, int64_t n);
+// A norm's gain F32 [n]: the tensor `name` plus config.norm_offset. Gains are what blocks and quantization work with; what is
+// stored for one, as F32, is stored_gain, and the way back gain_of.
+Tensor load_gain(const Checkpoint& checkpoint, const ModelConfig& config, const std::string& name, int64_t n);
+Tensor stored_gain(const ModelConfig& config, const Tensor& gain);
+Tensor gain_of(const ModelConfig& config, const Tensor& stored);
+// What embeddings of type `stored` are multiplied by: 1, or sqrt(hidden) rounded to that type, as transformers has it.
+float embedding_scale(const ModelConfig& config, DType stored);
 // Embedding table in its stored float type, [vocab, hidden]; and the head: the embedding when tied.
 Tensor load_embedding(const Checkpoint& checkpoint, const ModelConfig& config);
 Tensor load_head(const Checkpoint& checkpoint, const ModelConfig& config, const Tensor& embedding);

@@ -128,20 +128,19 @@ const char* rope_type_name(RopeType type) {
   return "?";
 }
 
-RopeConfig parse_rope(const Json& json, const RopeContext& context, const std::string& where) {
-  const ConfigReader config(json, where);
-  const Json* scaling = config.find("rope_parameters");
-  if (scaling == nullptr) scaling = config.find("rope_scaling");
-  if (scaling != nullptr && !scaling->is_object())
-    fail(Code::kBadFile, "{}: rope parameters: expected an object, got {}", where, scaling->dump());
-  const Json none = Json::object();
-  const ConfigReader r(scaling != nullptr ? *scaling : none, where);
+namespace {
+
+// The object of rope settings: what `key` of it says of some layers, or all of it.
+RopeConfig read_rope(const Json& settings, const ConfigReader& config, const RopeContext& context, double default_theta,
+                     const std::string& where) {
+  if (!settings.is_object()) fail(Code::kBadFile, "{}: rope parameters: expected an object, got {}", where, settings.dump());
+  const ConfigReader r(settings, where);
   for (const char* layers : {"full_attention", "sliding_attention"})
     if (r.find(layers) != nullptr)
       fail(Code::kUnsupported, "{}: rope parameters: expected one set for all layers, got some for '{}'", where, layers);
 
   RopeConfig rope;
-  rope.theta = r.number("rope_theta", config.number("rope_theta", 10000));
+  rope.theta = r.number("rope_theta", default_theta);
   if (!(rope.theta > 0)) fail(Code::kBadFile, "{}: rope_theta: expected a positive number, got {}", where, rope.theta);
   const double part = r.number("partial_rotary_factor", config.number("partial_rotary_factor", 1));
   rope.dim = static_cast<int64_t>(static_cast<double>(context.head_dim) * std::clamp(part, 0.0, 1.0));
@@ -151,6 +150,33 @@ RopeConfig parse_rope(const Json& json, const RopeContext& context, const std::s
   rope.type = type_named(r.text("rope_type", r.text("type", "default")), r, where);
   if (rope.type != RopeType::kDefault) read_scaling(config, r, context, where, rope);
   return rope;
+}
+
+const Json& settings_in(const ConfigReader& config) {
+  static const Json none = Json::object();
+  const Json* settings = config.find("rope_parameters");
+  if (settings == nullptr) settings = config.find("rope_scaling");
+  return settings != nullptr ? *settings : none;
+}
+
+}  // namespace
+
+RopeConfig parse_rope(const Json& json, const RopeContext& context, const std::string& where) {
+  const ConfigReader config(json, where);
+  return read_rope(settings_in(config), config, context, config.number("rope_theta", context.default_theta), where);
+}
+
+LayerRopes parse_layer_ropes(const Json& json, const RopeContext& context, double default_window_theta, const std::string& where) {
+  const ConfigReader config(json, where);
+  const double theta = config.number("rope_theta", context.default_theta);
+  const double window_theta = config.number("rope_local_base_freq", default_window_theta);
+  const Json none = Json::object();
+  const Json &all = settings_in(config), *full = &all, *window = &none;
+  if (all.is_object() && (all.contains("full_attention") || all.contains("sliding_attention"))) {
+    full = all.contains("full_attention") ? &all["full_attention"] : &none;
+    window = all.contains("sliding_attention") ? &all["sliding_attention"] : &none;
+  }
+  return {read_rope(*full, config, context, theta, where), read_rope(*window, config, context, window_theta, where)};
 }
 
 std::vector<double> rope_inv_freq(const RopeConfig& rope, int64_t length) {

@@ -32,11 +32,20 @@ struct RopeContext {
   int64_t head_dim = 0;
   int64_t max_position = 0;               // max_position_embeddings
   double default_original_position = 0;   // where config.json leaves it out; 0: max_position
+  double default_theta = 10000;
 };
 
 // rope_parameters (transformers 5), or rope_theta and rope_scaling (4). kUnsupported for an unknown type or settings that
 // differ between layers, kBadFile for impossible numbers.
 RopeConfig parse_rope(const nlohmann::ordered_json& config, const RopeContext& context, const std::string& where);
+
+// Of architectures whose layers with a window rotate in another way: rope_parameters holds a set for "full_attention" and one for
+// "sliding_attention" (5), or rope_theta and rope_scaling are those of full attention and rope_local_base_freq is the other's theta (4).
+struct LayerRopes {
+  RopeConfig full, window;
+};
+LayerRopes parse_layer_ropes(const nlohmann::ordered_json& config, const RopeContext& context, double default_window_theta,
+                             const std::string& where);
 
 // Inverse frequencies of the dim/2 rotated pairs for a sequence of `length` tokens; 0 means a short one.
 std::vector<double> rope_inv_freq(const RopeConfig& rope, int64_t length = 0);

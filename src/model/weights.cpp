@@ -1,4 +1,7 @@
 // Loading a block's weights by the names its ArchSpec declares.
+#include <cmath>
+
+#include "base/half.h"
 #include "base/thread_pool.h"
 #include "kernels/quant_ops.h"
 #include "model/model.h"
@@ -7,6 +10,29 @@ namespace awq {
 
 Tensor load_vector(const Checkpoint& checkpoint, const std::string& name, int64_t n) {
   return checkpoint.load_f32(name, {n});
+}
+
+namespace {
+
+Tensor shifted(const Tensor& t, float by) {
+  if (by == 0) return t.to_f32();
+  Tensor out = t.to_f32().clone();
+  for (int64_t i = 0; i < out.numel(); ++i) out.f32()[i] += by;
+  return out;
+}
+
+}  // namespace
+
+Tensor load_gain(const Checkpoint& checkpoint, const ModelConfig& config, const std::string& name, int64_t n) {
+  return gain_of(config, load_vector(checkpoint, name, n));
+}
+Tensor stored_gain(const ModelConfig& config, const Tensor& gain) { return shifted(gain, -config.norm_offset); }
+Tensor gain_of(const ModelConfig& config, const Tensor& stored) { return shifted(stored, config.norm_offset); }
+
+float embedding_scale(const ModelConfig& config, DType stored) {
+  if (!config.scaled_embedding) return 1;
+  const auto scale = static_cast<float>(std::sqrt(static_cast<double>(config.hidden)));
+  return stored == DType::kBF16 ? round_to_bf16(scale) : stored == DType::kF16 ? round_to_fp16(scale) : scale;
 }
 
 BlockWeights BlockWeights::clone() const {
@@ -44,13 +70,10 @@ WeightSource load_weight(const Checkpoint& checkpoint, const LinearSpec& linear)
 BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config, const BlockSpec& spec,
                         bool dense_f32, const std::function<bool(const LinearSpec&)>& wanted) {
   // Mappings are read-only; quantization changes weights, norms and biases in place.
-  const auto vector = [&](const std::string& name, int64_t n) {
-    const Tensor t = load_vector(checkpoint, name, n);
-    return dense_f32 ? t.clone() : t;
-  };
+  const auto own = [&](const Tensor& t) { return dense_f32 ? t.clone() : t; };
   BlockWeights block;
   for (const NormSpec& norm : spec.norms(config))
-    block.norms[norm.name] = vector(norm.name + ".weight", norm.dim);
+    block.norms[norm.name] = own(load_gain(checkpoint, config, norm.name + ".weight", norm.dim));
   for (const LinearSpec& linear : spec.linears) {
     if (!wanted || wanted(linear)) block.weights[linear.module] = load_weight(checkpoint, linear);
     if (dense_f32) {
@@ -61,7 +84,7 @@ BlockWeights load_block(const Checkpoint& checkpoint, const ModelConfig& config,
     }
     // AutoAWQ writes a bias for every linear it replaces when the source had one; qwen2 exports may omit
     // zeros.
-    if (linear.bias) block.biases[linear.module] = vector(linear.module + ".bias", linear.out);
+    if (linear.bias) block.biases[linear.module] = own(load_vector(checkpoint, linear.module + ".bias", linear.out));
   }
   return block;
 }

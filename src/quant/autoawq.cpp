@@ -1,8 +1,9 @@
 // AutoAWQ's search as AutoAWQ does it (0.2.9, awq/quantize/quantizer.py): 20 exponents per scale group, each judged by running
 // the module that contains the group - the attention for q, k and v, the MLP for gate and up - over all calibration tokens with
 // the weights rounded, then a clip of each group of weights on 512 tokens, q and k excepted. For a linear that is its own
-// module (o, down) the replay's error is exactly the Gram loss, which is used instead. One difference is kept: ranges contain
-// 0, where AutoAWQ's rounding loses the end of groups of one sign.
+// module (o, down) the replay's error is exactly the Gram loss, which is used instead. Two differences are kept: ranges contain
+// 0, where AutoAWQ's rounding loses the end of groups of one sign; where a norm stands behind the module (gemma), errors are those
+// behind it.
 #include <cmath>
 
 #include "kernels/quant_ops.h"

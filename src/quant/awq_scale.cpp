@@ -68,7 +68,7 @@ class Search {
   // Scales shared where channels must share one (largest magnitudes win), then moved so that the producer's gain
   // stays representable.
   std::vector<float> legal(std::vector<float> s) const {
-    if (search_.norm_gain != nullptr) make_fold_exact(search_.norm_gain, search_.norm_dtype, s);
+    if (search_.norm_gain != nullptr) make_fold_exact(search_.norm_gain, search_.norm_offset, search_.norm_dtype, s);
     return s;
   }
 

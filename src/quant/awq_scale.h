@@ -34,10 +34,11 @@ struct ScaleSearch {
   // Channels that must share a scale: channel_owner[k] is the index of the shared scale of channel k (grouped queries);
   // empty when every channel is free.
   std::vector<int32_t> channel_owner;
-  // When the producer is a norm stored in `norm_dtype` with gain g, candidates are moved so that g / s is exactly a value
+  // When the producer is a norm stored in `norm_dtype` with gain g, candidates are moved so that g / s - norm_offset is exactly a value
   // of that type: the fold then loses nothing. Null when the producer is a linear.
   const float* norm_gain = nullptr;
   DType norm_dtype = DType::kF16;
+  float norm_offset = 0;
 };
 
 // Never worse in Gram loss than AutoAWQ's rule, identity included among the candidates.

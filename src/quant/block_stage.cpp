@@ -42,8 +42,8 @@ class CpuStage : public BlockStage {
   CheckResult compare(const HiddenStates& source, const Head& source_head, const HiddenStates& result, const Head& result_head,
                       const ProgressFn& progress) override {
     const auto source_matrix = pack_linear(source_head.matrix, precision_), result_matrix = pack_linear(result_head.matrix, precision_);
-    return compare_outputs(source, {source_head.norm.f32(), source_matrix.get(), config_->rms_eps}, result,
-                           {result_head.norm.f32(), result_matrix.get(), config_->rms_eps}, progress);
+    return compare_outputs(source, {source_head.norm.f32(), source_matrix.get(), config_->rms_eps, config_->final_softcap}, result,
+                           {result_head.norm.f32(), result_matrix.get(), config_->rms_eps, config_->final_softcap}, progress);
   }
 
  private:

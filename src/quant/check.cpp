@@ -11,6 +11,7 @@ void run_head(const OutputHead& head, const float* hidden, int64_t rows, int64_t
   normed.resize(static_cast<size_t>(kRows * width));
   rms_norm(hidden, head.norm, 0, head.rms_eps, rows, width, normed.data());
   head.head->run(normed.data(), rows, logits, head.head->out());
+  if (head.softcap > 0) softcap(logits, head.softcap, rows * head.head->out());
 }
 
 }  // namespace

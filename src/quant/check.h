@@ -19,6 +19,7 @@ struct OutputHead {
   const float* norm = nullptr;  // [hidden]
   const PackedLinear* head = nullptr;
   float rms_eps = 0;
+  float softcap = 0;  // of the logits; 0: none
 };
 
 // What a result makes of one target, beside the source.

@@ -157,10 +157,10 @@ class Pipeline {
 
   void begin(const Tensor& embedding, const Tensor& written_embedding) {
     writer_.add(kEmbedName, written_embedding);
-    if (calibrates()) calibration_.emplace(inputs_.calibration, embedding);
+    if (calibrates()) calibration_.emplace(inputs_.calibration, *config_, embedding);
     if (checks()) {
-      source_.emplace(inputs_.heldout, embedding);
-      written_.emplace(inputs_.heldout, written_embedding);
+      source_.emplace(inputs_.heldout, *config_, embedding);
+      written_.emplace(inputs_.heldout, *config_, written_embedding);
     }
   }
 
@@ -229,7 +229,10 @@ class Pipeline {
   void write_block(const BlockSpec& spec, BlockRounding& rounding, const std::shared_ptr<BlockWeights>& block) {
     BlockWeights& weights = *block;
     std::vector<std::string> packed;
-    for (auto& [name, gain] : weights.norms) write_dense(name + ".weight", gain);
+    for (auto& [name, gain] : weights.norms) {
+      gain = stored_gain(*config_, gain);
+      write_dense(name + ".weight", gain);
+    }
     for (const LinearSpec& linear : spec.linears) {
       const auto q = rounding.quantized.find(linear.module);
       WeightSource& weight = weights.weights.at(linear.module);
@@ -266,7 +269,7 @@ class Pipeline {
   }
 
   void advance_written(const BlockSpec& spec, BlockWeights& weights) {
-    for (auto& [name, gain] : weights.norms) gain = gain.to_f32();
+    for (auto& [name, gain] : weights.norms) gain = gain_of(*config_, gain);
     for (auto& [module, bias] : weights.biases) bias = bias.to_f32();
     stage_->use(spec, weights);
     stage_->advance(*written_, nullptr);
@@ -274,8 +277,8 @@ class Pipeline {
   }
 
   void finish(const Tensor& embedding, const Tensor& written_embedding) {
-    const Tensor norm = load_vector(checkpoint_, kFinalNormName, config_->hidden);
-    const Tensor written_norm = stored(norm, dtype_, kFinalNormName);
+    const Tensor norm = load_gain(checkpoint_, *config_, kFinalNormName, config_->hidden);
+    const Tensor written_norm = stored(stored_gain(*config_, norm), dtype_, kFinalNormName);
     writer_.add(kFinalNormName, written_norm);
     const Tensor head = load_head(checkpoint_, *config_, embedding);
     Tensor written_head = written_embedding;
@@ -284,7 +287,7 @@ class Pipeline {
       writer_.add(kHeadName, written_head);
     }
     if (!written_) return;
-    const Tensor written_norm_f32 = written_norm.to_f32();
+    const Tensor written_norm_f32 = gain_of(*config_, written_norm);
     result_.check = stage_->compare(*source_, {norm, head}, *written_, {written_norm_f32, written_head}, progress_);
   }
 
@@ -316,7 +319,7 @@ DType choose_dtype(const Checkpoint& checkpoint, const QuantizePlan& plan, const
   if (probe.count() == 0) return checkpoint.format().name == "BF16" ? DType::kBF16 : DType::kF16;
   const auto config = std::make_shared<const ModelConfig>(plan.config);
   const ArchSpec& arch = find_arch(config->model_type, checkpoint.path().string());
-  HiddenStates states(probe, load_embedding(checkpoint, *config));
+  HiddenStates states(probe, *config, load_embedding(checkpoint, *config));
   const auto stage = make_block_stage(checkpoint, config, Precision::kExact, backend);
   float largest = 0;
   for (int64_t i = 0; i < config->layers; ++i) {

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/log.h"
 #include "checkpoint/manifest.h"
 
 namespace awq {
@@ -12,6 +13,20 @@ void QuantizeRequest::resolve_group() {
 
 void QuantizeRequest::load_plan() {
   if (!plan.empty()) quantize.mixed = read_mixed_plan(plan);
+}
+
+SampleChoice calibration_sequences(const Checkpoint& checkpoint, const QuantizeRequest& r, const QuantizeOptions& options,
+                                   std::span<const int32_t> stream, const ProgressFn& progress) {
+  constexpr int64_t kUnmeasured = 128;
+  if (r.auto_samples() && !r.cuda) {
+    SampleChoice out = choose_samples(checkpoint, options, stream, r.seq_len, Precision::kBf16, progress);
+    log(Level::kInfo, "calibrating with {}", samples_text(out, r.seq_len));
+    return out;
+  }
+  SampleChoice out;
+  out.sequences = cut_sequences(stream, r.seq_len, r.auto_samples() ? kUnmeasured : r.sample_count());
+  out.used = out.sequences.count();
+  return out;
 }
 
 std::vector<std::pair<std::string, std::string>> manifest_options(const QuantizeRequest& r) {

@@ -6,11 +6,12 @@
 #include <vector>
 
 #include "quant/plan.h"
+#include "quant/sample_count.h"
 
 namespace awq {
 
 struct QuantizeRequest {
-  std::string model, output, group = "auto", calib = "builtin", samples = "auto";
+  std::string model, output, group = "auto", calib = "builtin", samples = "128";
   QuantizeOptions quantize;
   int64_t seq_len = 512;
   std::string plan;  // a file; load_plan reads it
@@ -20,8 +21,14 @@ struct QuantizeRequest {
   void resolve_group();
   // quantize.mixed from `plan`, if there is one.
   void load_plan();
-  int64_t sample_count() const { return samples == "auto" ? 128 : std::stoll(samples); }
+  bool auto_samples() const { return samples == "auto"; }
+  int64_t sample_count() const { return auto_samples() ? kMostSamples : std::stoll(samples); }  // at most
 };
+
+// The sequences to calibrate with: as many as the request says, or for "auto" as choose_samples finds on the CPU for `options`
+// (the request's, or those of the most demanding of several); with --device cuda "auto" is 128.
+SampleChoice calibration_sequences(const Checkpoint& checkpoint, const QuantizeRequest& request, const QuantizeOptions& options,
+                                   std::span<const int32_t> stream, const ProgressFn& progress);
 
 // For the manifest: names and values.
 std::vector<std::pair<std::string, std::string>> manifest_options(const QuantizeRequest& request);

@@ -18,8 +18,8 @@ double relative_error(const Tensor& weight, const Tensor& rounded, const SiteSta
 double relative_error(const QuantMatrix& weight, const RoundedWeight& q, const GramView& gram, QuantBackend& backend);
 // The statistics of x / s.
 SiteStats scaled_stats(const SiteStats& stats, const std::vector<float>& s);
-// s moved so that gain / s is exactly a value of `dtype`: a fold into a norm stored so loses nothing.
-void make_fold_exact(const float* gain, DType dtype, std::vector<float>& s);
+// s moved so that gain / s - offset is exactly a value of `dtype`: a fold into a norm stored so loses nothing.
+void make_fold_exact(const float* gain, float offset, DType dtype, std::vector<float>& s);
 
 // GPTQ's usual share of the Gram matrix's mean diagonal.
 inline constexpr double kDamping = 0.01;

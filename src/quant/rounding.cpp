@@ -53,13 +53,13 @@ BlockMatrices shared_matrices(const BlockWeights& block) {
   return out;
 }
 
-void make_fold_exact(const float* gain, DType dtype, std::vector<float>& s) {
+void make_fold_exact(const float* gain, float offset, DType dtype, std::vector<float>& s) {
   for (size_t k = 0; k < s.size(); ++k) {
-    const float folded = gain[k] / s[k];
+    const float folded = gain[k] / s[k] - offset;
     const float stored = dtype == DType::kBF16  ? round_to_bf16(folded)
                          : dtype == DType::kF16 ? round_to_fp16(folded)
                                                 : folded;
-    const float exact = gain[k] / stored;
+    const float exact = gain[k] / (stored + offset);
     s[k] = std::isfinite(exact) && exact > 0 ? exact : 1.0f;
   }
 }
@@ -106,6 +106,7 @@ GroupResult search_group(const RoundingContext& context, int64_t layer, const Sc
   if (group.fold == Fold::kNorm) {
     search.norm_gain = block.norms.at(group.producer).f32();
     search.norm_dtype = context.dtype;
+    search.norm_offset = context.plan.config.norm_offset;
   }
   return {&group, search_scale(linears, stats.at(group.site), search, context.backend)};
 }

@@ -39,6 +39,21 @@ TokenSequences first_sequences(const TokenSequences& all, int64_t tokens) {
   return out;
 }
 
+TokenSequences evenly_spaced(const TokenSequences& all, int64_t count) {
+  TokenSequences out;
+  const int64_t step = std::max<int64_t>(1, all.count() / std::max<int64_t>(count, 1));
+  int64_t at = 0;
+  for (int64_t i = 0; i < all.count(); ++i) {
+    const int64_t length = all.lengths[static_cast<size_t>(i)];
+    if (i % step == 0 && out.count() < count) {
+      out.ids.insert(out.ids.end(), all.ids.begin() + at, all.ids.begin() + at + length);
+      out.lengths.push_back(length);
+    }
+    at += length;
+  }
+  return out;
+}
+
 std::string tokens_digest(const TokenSequences& sequences) {
   Sha256 hash;
   hash.update(std::as_bytes(std::span(sequences.lengths)));
@@ -46,9 +61,11 @@ std::string tokens_digest(const TokenSequences& sequences) {
   return hash.hex();
 }
 
-HiddenStates::HiddenStates(const TokenSequences& sequences, const Tensor& embedding)
+HiddenStates::HiddenStates(const TokenSequences& sequences, const ModelConfig& config, const Tensor& embedding)
     : sequences_(&sequences), width_(embedding.dim(1)), states_(static_cast<size_t>(sequences.tokens() * width_)) {
   embed(embedding, sequences.ids, states_.data());
+  if (const float scale = embedding_scale(config, embedding.dtype()); scale != 1)
+    for (float& x : states_) x *= scale;
 }
 
 HiddenStates::HiddenStates(const TokenSequences& sequences, int64_t width, std::vector<float> states)

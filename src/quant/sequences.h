@@ -24,13 +24,17 @@ TokenSequences cut_sequences(std::span<const int32_t> stream, int64_t seq_len, i
 // The first sequences, whole, until there are at least so many tokens; all of them where there are fewer.
 TokenSequences first_sequences(const TokenSequences& all, int64_t tokens);
 
+// `count` of the sequences, evenly spaced; all where there are fewer.
+TokenSequences evenly_spaced(const TokenSequences& all, int64_t count);
+
 // SHA-256 of ids and lengths.
 std::string tokens_digest(const TokenSequences& sequences);
 
 // The states [tokens, hidden] of some sequences between two blocks.
 class HiddenStates {
  public:
-  HiddenStates(const TokenSequences& sequences, const Tensor& embedding);
+  // Rows of the embedding as `config` scales them.
+  HiddenStates(const TokenSequences& sequences, const ModelConfig& config, const Tensor& embedding);
   // States saved earlier: values() of the same sequences; kBadFile when there are more or fewer.
   HiddenStates(const TokenSequences& sequences, int64_t width, std::vector<float> states);
   // Runs every sequence through the block in chunks of about kChunkTokens.

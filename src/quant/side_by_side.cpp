@@ -41,8 +41,9 @@ Tensor with_salient(const Tensor& w, const QuantWeight& q, const std::vector<int
 class Run {
  public:
   Run(const Checkpoint& checkpoint, const std::vector<Contender>& contenders, const QuantizeInputs& inputs, Precision run_precision,
-      const ProgressFn& progress, const StatsFiles& files)
+      const ProgressFn& progress, const StatsFiles& files, const std::vector<TokenSequences>& texts)
       : checkpoint_(checkpoint), contenders_(contenders), inputs_(inputs), run_precision_(run_precision), progress_(progress),
+        texts_(texts),
         stats_(inputs.precision == Precision::kBf16, wants(keeps_sample) || !files.save.empty()) {
     if (!files.load.empty()) reader_.emplace(files.load, stats_identity(checkpoint, inputs));
     if (!files.save.empty()) writer_.emplace(files.save, stats_identity(checkpoint, inputs));
@@ -61,7 +62,12 @@ class Run {
   SideBySide run() {
     out_.dtype = choose_dtype(checkpoint_, plans_.front(), contenders_.front().options, first_sequences(inputs_.calibration, 1));
     const Tensor embedding = load_embedding(checkpoint_, *config_);
-    if (inputs_.calibration.count() > 0) states_.emplace(inputs_.calibration, embedding);
+    if (inputs_.calibration.count() > 0) states_.emplace(inputs_.calibration, *config_, embedding);
+    if (inputs_.calibration.count() > 0) {
+      const int64_t half = std::max<int64_t>(1, inputs_.calibration.count() / 2);
+      texts_.insert(texts_.begin(), evenly_spaced(inputs_.calibration, std::min(kShiftSequences, half)));
+      shift_.emplace(texts_, *config_, embedding);
+    }
     const ArchSpec& arch = find_arch(config_->model_type, checkpoint_.path().string());
     for (int64_t i = 0; i < config_->layers; ++i) {
       report(i);
@@ -69,6 +75,7 @@ class Run {
     }
     report(config_->layers);
     if (writer_) writer_->finish();
+    if (shift_) out_.shifts = shift_->shifts();
     assemble(embedding);
     return std::move(out_);
   }
@@ -89,10 +96,11 @@ class Run {
     std::optional<HiddenStates> before;
     if (states_ && wants(keeps_inputs)) before = states_;
     // Methods that replay the block need the states even where the statistics are known.
-    if (states_ && (!reader_ || wants(keeps_inputs)))
-      states_->advance(Block(config_, spec, dense, inputs_.precision), scratch_, reader_ ? nullptr : &stats_);
+    const Block block(config_, spec, dense, inputs_.precision);
+    if (states_ && (!reader_ || wants(keeps_inputs))) states_->advance(block, scratch_, reader_ ? nullptr : &stats_);
     if (reader_) reader_->next(stats_);
     if (writer_) writer_->add(stats_);
+    if (shift_) shift_->next(block, stats_);
     // Of the source the stored numbers, not their fp32 copies, are what runs.
     source_blocks_.push_back(std::make_unique<Block>(config_, spec, load_block(checkpoint_, *config_, spec, false), run_precision_));
     out_.statistics_seconds += now_seconds() - start;
@@ -114,7 +122,7 @@ class Run {
 
   // What a written checkpoint would hold.
   void store(size_t c, BlockRounding& rounding, BlockWeights& weights) const {
-    for (auto& [name, gain] : weights.norms) gain = gain.to(out_.dtype).to_f32();
+    for (auto& [name, gain] : weights.norms) gain = written_gain(gain);
     for (auto& [module, bias] : weights.biases) bias = bias.to(out_.dtype).to_f32();
     for (auto& [module, weight] : weights.weights) {
       const auto q = rounding.quantized.find(module);
@@ -127,6 +135,8 @@ class Run {
       }
     }
   }
+
+  Tensor written_gain(const Tensor& gain) const { return gain_of(*config_, stored_gain(*config_, gain).to(out_.dtype)); }
 
   void keep_salient(size_t c, int64_t layer, const BlockWeights& dense, BlockRounding& rounding, BlockWeights& weights) const {
     for (const PlannedLinear& l : plans_[c].blocks[layer]) {
@@ -144,9 +154,9 @@ class Run {
   }
 
   void assemble(const Tensor& embedding) {
-    const Tensor norm = load_vector(checkpoint_, kFinalNormName, config_->hidden), head = load_head(checkpoint_, *config_, embedding);
+    const Tensor norm = load_gain(checkpoint_, *config_, kFinalNormName, config_->hidden), head = load_head(checkpoint_, *config_, embedding);
     out_.source = std::make_shared<Model>(config_, embedding, norm, head, std::move(source_blocks_), run_precision_);
-    const Tensor table = embedding.to(out_.dtype), gain = norm.to(out_.dtype).to_f32(), top = config_->tied ? table : head.to(out_.dtype);
+    const Tensor table = embedding.to(out_.dtype), gain = written_gain(norm), top = config_->tied ? table : head.to(out_.dtype);
     for (size_t c = 0; c < contenders_.size(); ++c)
       out_.results[c].model = std::make_shared<Model>(config_, table, gain, top, std::move(blocks_[c]), run_precision_);
   }
@@ -156,11 +166,13 @@ class Run {
   const QuantizeInputs& inputs_;
   Precision run_precision_;
   const ProgressFn& progress_;
+  std::vector<TokenSequences> texts_;
   StatsObserver stats_;
   std::vector<QuantizePlan> plans_;
   std::shared_ptr<const ModelConfig> config_;
   std::optional<HiddenStates> states_;
   Scratch scratch_;
+  std::optional<ShiftMeter> shift_;
   std::optional<StatsReader> reader_;
   std::optional<StatsWriter> writer_;
   std::vector<std::unique_ptr<Block>> source_blocks_;
@@ -171,9 +183,10 @@ class Run {
 }  // namespace
 
 SideBySide quantize_side_by_side(const Checkpoint& checkpoint, const std::vector<Contender>& contenders, const QuantizeInputs& inputs,
-                                 Precision run_precision, const ProgressFn& progress, const StatsFiles& files) {
+                                 Precision run_precision, const ProgressFn& progress, const StatsFiles& files,
+                                 const std::vector<TokenSequences>& texts) {
   if (contenders.empty()) fail(Code::kBadArgument, "nothing to compare: expected at least one method");
-  return Run(checkpoint, contenders, inputs, run_precision, progress, files).run();
+  return Run(checkpoint, contenders, inputs, run_precision, progress, files, texts).run();
 }
 
 }  // namespace awq

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "quant/domain_shift.h"
 #include "quant/pipeline.h"
 
 namespace awq {
@@ -35,6 +36,7 @@ struct SideBySide {
   double statistics_seconds = 0;
   DType dtype = DType::kF16;
   std::vector<ContenderResult> results;  // in the order of the contenders
+  std::vector<DomainShift> shifts;       // of a part of the calibration text, then of each text given
 };
 
 // Files of statistics (stats_file.h); empty: none. What is read must have been made for the same source and calibration.
@@ -42,8 +44,9 @@ struct StatsFiles {
   std::string save, load;
 };
 
-// The models run with `run_precision`, the calibration with inputs.precision. Errors: those of plan_quantize and of the files.
+// `texts` are compared with the calibration text (domain_shift.h). The models run with `run_precision`, the calibration with inputs.precision. Errors: those of plan_quantize and of the files.
 SideBySide quantize_side_by_side(const Checkpoint& checkpoint, const std::vector<Contender>& contenders, const QuantizeInputs& inputs,
-                                 Precision run_precision, const ProgressFn& progress, const StatsFiles& files = {});
+                                 Precision run_precision, const ProgressFn& progress, const StatsFiles& files = {},
+                                 const std::vector<TokenSequences>& texts = {});
 
 }  // namespace awq

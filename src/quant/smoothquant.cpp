@@ -68,7 +68,7 @@ Smoothing search(const RoundingContext& context, int64_t layer, const ScaleGroup
     check_cancelled();
     const double exponent = static_cast<double>(i) / kSteps;
     std::vector<float> s = smoothing(stats, w, exponent);
-    make_fold_exact(gain, context.dtype, s);
+    make_fold_exact(gain, context.plan.config.norm_offset, context.dtype, s);
     const double error = product_error(stats, w, s, context.plan.scheme, context.dtype, exact);
     if (error < least) least = error, best.scale = std::move(s), best.chosen = fmt::format("int8, smoothed with exponent {:.1f}", exponent);
   }

@@ -42,7 +42,7 @@ void expect_like_cpu(const char* type, int heads, int kv_heads, int head_dim, DT
     for (int64_t i = 0; i < length; ++i) sequences.ids.push_back(static_cast<int32_t>((i * 37 + length * 11) % 1000));
   }
   const Tensor embedding = Tensor::from(testing::random_floats(1000 * 256, seed, 1.0f), {1000, 256});
-  HiddenStates want(sequences, embedding), got(sequences, embedding);
+  HiddenStates want(sequences, *config, embedding), got(sequences, *config, embedding);
   StatsObserver stats(false);
   Scratch scratch;
   want.advance(Block(config, spec, block, Precision::kExact), scratch, &stats);

@@ -156,6 +156,19 @@ TEST(DeviceModel, MistralSlidesItsWindow) {
   config["sliding_window"] = 40;
   expect_like_cpu(config, {.bits = 4, .group = 128}, 0);
 }
+TEST(DeviceModel, RefusesGemmaByName) {
+  SKIP_WITHOUT_GPU();
+  LoadOptions options;
+  options.device = Device::kCuda;
+  for (const char* type : {"gemma2", "gemma3_text"}) {
+    try {
+      random_model(config_of(type, 4, 2, 64), "test", {}, options);
+      ADD_FAILURE() << type << " was accepted";
+    } catch (const Error& e) {
+      EXPECT_EQ(std::string(e.what()), fmt::format("--device cuda: model_type '{}' is not supported there yet; use --device cpu", type));
+    }
+  }
+}
 TEST(DeviceModel, RefusesTokensOutsideTheVocabulary) {
   SKIP_WITHOUT_GPU();
   LoadOptions options;

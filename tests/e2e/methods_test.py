@@ -142,6 +142,27 @@ class Methods(TinyCase):
         file.write_bytes(b"text\n")
         self.assertIn("expected a file of awq compare --save-stats", refused(*options, 8))
 
+    def test_compare_says_how_far_the_texts_lie_apart(self):
+        numbers = self.dir / "numbers.txt"
+        numbers.write_text("".join(f"{i} {i * i} {i * 7 % 101}\n" for i in range(4000)))
+        page = self.dir / "shift.html"
+        options = ("compare", self.model, "--calib", self.calib, "--samples", "auto", "--seq-len", 64, "--methods", "rtn,awq:fast",
+                   "--data", f"{self.calib},{numbers}", "--limit", 2, "--no-prompts", "--no-speed")
+        found = self.ok(*options, "--html", page)
+        shift = found["domain_shift"]
+        own, other = shift["texts"]
+        self.assertTrue(0 <= shift["within_calibration"] < 0.2 and own["mean"] < 0.2, shift)
+        self.assertGreater(other["mean"], 2 * own["mean"])
+        self.assertTrue(other["mean"] <= other["largest"] <= 1)
+        self.assertIn(other["largest_site"], ("attention_in", "attention_out", "mlp_in", "mlp_down"))
+        self.assertTrue(found["samples"]["automatic"])
+        self.assertEqual(-(-found["calibration_tokens"] // 64), found["samples"]["used"])
+        for piece in ("Domain shift", "Calibrated with"):
+            self.assertIn(piece, page.read_text())
+        words = awq(*options).stdout
+        self.assertEqual(words.count("domain shift  "), 2)
+        self.assertIn("calibrated with", words)
+
     def test_compare_puts_every_method_in_one_table(self):
         page = self.dir / "report.html"
         found = self.ok("compare", self.model, "--calib", self.calib, "--samples", 8, "--data", self.text, "--html", page)

@@ -120,6 +120,11 @@ class Diagnosis(TinyCase):
     def diagnose(self, *arguments):
         return self.ok("diagnose", self.model, "--calib", self.calib, "--samples", 8, "--seq-len", 128, "--limit", 2, *arguments)
 
+    def test_samples_can_be_found_automatically(self):
+        found = self.ok("diagnose", self.model, "--calib", self.calib, "--samples", "auto", "--seq-len", 64, "--limit", 1, "--exact", 1)
+        self.assertTrue(found["samples"]["automatic"])
+        self.assertEqual(-(-found["calibration_tokens"] // 64), found["samples"]["used"])
+
     def test_every_part_is_measured(self):
         found = self.diagnose("--exact", "all")
         self.assertEqual(len(found["units"]), 8)

@@ -180,6 +180,27 @@ class Options(TinyCase):
         self.assertEqual(result["linears"], 14)
 
 
+    def test_samples_can_be_found_automatically(self):
+        pathlib.Path(self.calib).write_text(long_text(120))
+        result = self.run_of("--group-size", 16, "--samples", "auto", "--seq-len", 64)
+        samples, manifest = result["samples"], json.loads((self.out / "manifest.json").read_text())
+        self.assertTrue(samples["automatic"])
+        self.assertEqual(manifest["calibration"]["samples"], samples["used"])
+        self.assertEqual(manifest["options"]["samples"], "auto")
+        self.assertLessEqual(samples["used"], min(256, samples["available"]))
+        self.assertEqual([s["fitted"] for s in samples["steps"]], [8 << i for i in range(len(samples["steps"]))])
+        if samples["converged"]:
+            self.assertLess(samples["steps"][-1]["gap"], 0.04)
+        self.assertIn("--samples auto", (self.out / "README.md").read_text())
+        again = self.run_of("--group-size", 16, "--samples", "auto", "--seq-len", 64, "--threads", 1)
+        self.assertEqual(again["samples"], samples)
+        given = self.run_of("--group-size", 16, "--samples", 9, "--seq-len", 64)
+        self.assertEqual(given["samples"], {"automatic": False, "used": 9})
+        words = awq("quantize", self.model, "-o", self.out, "--no-check", "--force", "--group-size", 16, "--samples", "auto", "--calib", self.calib,
+                    "--seq-len", 64, "--quality", "fast")
+        self.assertRegex(words.stdout, r"calib  \d+ sequences of 64 tokens")
+
+
 class Folder(TinyCase):
     def test_dry_run_predicts_the_size_on_disk_and_writes_nothing(self):
         for name in ("llama-untied", "llama-biases", "qwen2-tied", "llama-sharded"):
@@ -246,6 +267,29 @@ class Folder(TinyCase):
             self.ok("quantize", model, "-o", out, "--method", "rtn", "--no-check", "--group-size", 16)
             self.assertEqual("lm_head.weight" in all_tensors(out), not tied)
             self.assertEqual(config_of(out)["tie_word_embeddings"], tied)
+
+    def test_gemma_keeps_its_function(self):
+        for name, group in (("gemma3-layer-types-v5", 16), ("gemma3-pattern-v4", 16), ("gemma2-softcaps", 48)):
+            with self.subTest(name=name):
+                model = golden(name, self.dir)
+                rounded, scaled = self.dir / f"{name}-rtn", self.dir / f"{name}-awq"
+                self.ok("quantize", model, "-o", rounded, "--method", "rtn", "--bits", 8, "--format", "dense", "--dtype", "bfloat16",
+                        "--group-size", group, "--no-check")
+                # Without scales a norm is written as it was read: w, not 1 + w.
+                norm = "model.layers.1.pre_feedforward_layernorm.weight"
+                source = struct.unpack("<48f" if "gemma2" in name else "<32f", all_tensors(model)[norm][2])
+                dtype, _, data = all_tensors(rounded)[norm]
+                written = struct.unpack(f"<{len(source)}f", b"".join(b"\0\0" + data[i:i + 2] for i in range(0, len(data), 2)))
+                self.assertEqual(dtype, "BF16")
+                for w, s in zip(written, source):
+                    self.assertAlmostEqual(w, s, delta=abs(s) / 200)
+                # With 8 bits what is left is the rounding of what is not quantized, folded norms included.
+                result = self.quantize(model, scaled, "--bits", 8, "--format", "compressed-tensors", "--dtype", "float16",
+                                       "--group-size", group)
+                self.assertLess(result["check"]["kl"], 1e-3)
+                self.assertNotEqual(all_tensors(scaled)[norm][2], all_tensors(rounded)[norm][2])
+                again = self.ok("eval", scaled, "--task", "kl", "--reference", model, "--protocol", "llamacpp512", "--limit", 1)
+                self.assertLess(again["kl"], 1e-3)
 
     def test_a_sharded_source_gives_what_the_single_file_gives(self):
         sharded = golden("llama-sharded", self.dir)

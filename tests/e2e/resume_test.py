@@ -66,6 +66,29 @@ class Resume(unittest.TestCase):
                 return
             shutil.rmtree(self.out)
 
+    def test_the_number_of_samples_is_found_again(self):
+        def command(out):
+            words = self.command(out)
+            words[words.index("--samples") + 1] = "auto"
+            return words
+        whole = self.place / "whole"
+        done = awq(*command(whole))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        process = subprocess.Popen([tiny.AWQ, *map(str, command(self.out))], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (self.partial / "record-000002.json").exists():
+            time.sleep(0.0002)
+        process.kill()
+        process.wait()
+        done = awq(*command(self.out), "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        result = json.loads(done.stdout)
+        self.assertTrue(result["samples"]["automatic"])
+        self.assertGreaterEqual(result["resumed_blocks"], 2)
+        written, wanted = digests(self.out), digests(whole)
+        for name in ("README.md", "manifest.json"):  # they name the folder
+            written.pop(name), wanted.pop(name)
+        self.assertEqual(written, wanted)
+
     def test_killed_after_each_record_and_between_them(self):
         rng = random.Random(7)
         killed = 0

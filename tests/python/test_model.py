@@ -1,5 +1,7 @@
 """Generation, scores, and what lies inside a model."""
+import json
 import math
+import subprocess
 
 import numpy
 import pytest
@@ -148,6 +150,49 @@ def test_evaluate_and_compare(model, quantized):
     assert row["perplexity"] > 1 and row["kl"] >= 0 and 0 <= row["top1_agreement"] <= 1
     rows = awq.compare([model, quantized], text, protocol="llamacpp512", limit=2, progress=False)
     assert rows[0]["kl"] < 1e-9 and rows[1]["kl"] == row["kl"] and "<table>" in rows._repr_html_()
+
+
+def test_compare_methods_is_the_command(model, command, tmp_path):
+    calib, data = tmp_path / "calib.txt", tmp_path / "data.txt"
+    calib.write_text(tiny.long_text(60))
+    data.write_text(tiny.long_text(90))
+    done = subprocess.run([command, "compare", str(model), "--methods", "rtn,awq:fast", "--group-size", "32", "--calib", str(calib), "--samples",
+                           "8", "--seq-len", "64", "--data", str(data), "--protocol", "llamacpp512", "--limit", "2", "--no-speed", "--json"],
+                          capture_output=True, text=True, check=True)
+    want = json.loads(done.stdout)
+    got = awq.compare(model, str(data), methods=["rtn", "awq:fast"], group_size=32, calib_data=str(calib), samples=8, seq_len=64,
+                      protocol="llamacpp512", limit=2, prompts=True, progress=False)
+    for result in (want, got):
+        for key in ("seconds", "statistics_seconds", "peak_rss_bytes", "machine"):
+            result.pop(key)
+        for row in result["methods"]:
+            row.pop("seconds")
+    assert got == want
+
+
+def test_compare_methods_takes_lists_and_counts_samples(model, tmp_path):
+    result = awq.compare(model, [tiny.long_text(60)], methods=["awq:fast", "gptq"], group_size=32, calib_data=[tiny.long_text(80)],
+                         samples="auto", seq_len=64, protocol="llamacpp512", limit=1, progress=False)
+    assert result["schema"] == "awq.compare/1" and result["samples"]["automatic"] and result["prompts"] == []
+    assert [row["label"] for row in result["methods"]] == ["awq:fast", "gptq"]
+    assert 0 <= result["domain_shift"]["texts"][0]["mean"] <= 1
+    file = tmp_path / "statistics"
+    shared = {"group_size": 32, "calib_data": tiny.TEXTS, "samples": 4, "seq_len": 32, "protocol": "llamacpp512", "limit": 1, "progress": False}
+    kept = awq.compare(model, [tiny.long_text(60)], methods=["rtn"], save_stats=file, **shared)
+    assert awq.compare(model, [tiny.long_text(60)], methods=["rtn"], stats=file, **shared)["methods"][0]["texts"] == kept["methods"][0]["texts"]
+    for arguments in ({"methods": ["awq:quick"]}, {"methods": ["gtpq"]}, {"samples": "many"}, {"reference": model}):
+        with pytest.raises(ValueError):
+            awq.compare(model, [tiny.long_text(60)], progress=False, **{"methods": ["rtn"], **arguments})
+    with pytest.raises(ValueError):
+        awq.compare([model], methods=["rtn"], progress=False)
+    with pytest.raises(FileNotFoundError):
+        awq.compare(tmp_path / "missing", methods=["rtn"], progress=False)
+
+
+def test_quantize_finds_the_number_of_samples(model, tmp_path):
+    result = awq.quantize(model, tmp_path / "out", calib_data=[tiny.long_text(80)], samples="auto", seq_len=64, group_size=32, check=False,
+                          progress=False)
+    assert result.samples["automatic"] and 0 < result.samples["used"] <= result.samples["available"]
 
 
 def test_notebook_views(loaded, model, tmp_path):

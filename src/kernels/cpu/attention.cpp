@@ -322,6 +322,7 @@ void Attention::tile_step(const Task& task, int64_t key0, int64_t keys, int64_t 
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t row = row0 + i, hi = std::clamp(last(row), begin, end),
                   lo = std::min(std::max(first(row), begin), hi);
+    if (shape_.softcap > 0) t_.softcap(scores + i * simd::kKeyBlock + lo, shape_.softcap, hi - lo);
     const float shrink =
         t_.softmax_step(scores + i * simd::kKeyBlock, lo, hi, begin, end, w.max + row, &w.sum[row]);
     if (shrink != 1.0f) t_.scale(out + i * ldo_, shrink, ldo_);

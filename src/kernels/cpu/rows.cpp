@@ -31,14 +31,26 @@ void add_bias(float* x, int64_t ldx, const float* bias, int64_t tokens, int64_t 
   });
 }
 
-void silu_mul(const float* gate_up, int64_t tokens, int64_t dim, float* y) {
-  const simd::Table& t = simd::table();
+namespace {
+
+void gated(void (*row)(const float*, const float*, int64_t, float*), const float* gate_up, int64_t tokens, int64_t dim, float* y) {
   parallel_chunks(tokens, 4 * dim, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const float* gate = gate_up + i * 2 * dim;
-      t.silu_mul(gate, gate + dim, dim, y + i * dim);
+      row(gate, gate + dim, dim, y + i * dim);
     }
   });
+}
+
+}  // namespace
+
+void silu_mul(const float* gate_up, int64_t tokens, int64_t dim, float* y) { gated(simd::table().silu_mul, gate_up, tokens, dim, y); }
+void gelu_mul(const float* gate_up, int64_t tokens, int64_t dim, float* y) { gated(simd::table().gelu_mul, gate_up, tokens, dim, y); }
+
+void softcap(float* x, float cap, int64_t n) {
+  constexpr int64_t kPart = 1 << 14;
+  const simd::Table& t = simd::table();
+  parallel_for((n + kPart - 1) / kPart, [&](int64_t i) { t.softcap(x + i * kPart, cap, std::min(kPart, n - i * kPart)); });
 }
 
 void embed(const Tensor& table, std::span<const int32_t> ids, float* y) {

@@ -121,6 +121,8 @@ struct Table {
   void (*scaled_copy)(const float* x, float c, int64_t n, float* y);
   void (*rms_norm)(const float* x, const float* weight, float offset, float eps, int64_t n, float* y);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* y);
+  void (*gelu_mul)(const float* gate, const float* up, int64_t n, float* y);
+  void (*softcap)(float* x, float cap, int64_t n);
   void (*rotate)(float* x, const float* cos, const float* sin, int64_t half);
   void (*exp)(const float* x, float* y, int64_t n);
   // Online softmax of one row of scores over columns [lo, hi) of a block: s becomes e^(s - new max), zero in

@@ -27,7 +27,8 @@ void attend(const AttentionShape& s, std::span<const SpanView> spans, const floa
           double dot = 0;
           for (int64_t i = 0; i < s.head_dim; ++i)
             dot += double{q[(span.first + t) * ldq + h * s.head_dim + i]} * double{key[i]};
-          score.push_back(dot * double{s.scale});
+          const double scaled = dot * double{s.scale}, cap = s.softcap;
+          score.push_back(cap > 0 ? cap * std::tanh(scaled / cap) : scaled);
         }
         const double top = *std::max_element(score.begin(), score.end());
         double sum = 0;

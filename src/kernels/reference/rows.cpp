@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "kernels/reference.h"
 
@@ -23,6 +24,19 @@ void silu_mul(const float* gate_up, int64_t tokens, int64_t dim, float* y) {
       const double gate = gate_up[t * 2 * dim + i], up = gate_up[t * 2 * dim + dim + i];
       y[t * dim + i] = static_cast<float>(gate / (1.0 + std::exp(-gate)) * up);
     }
+}
+
+void gelu_mul(const float* gate_up, int64_t tokens, int64_t dim, float* y) {
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t i = 0; i < dim; ++i) {
+      const double gate = gate_up[t * 2 * dim + i], up = gate_up[t * 2 * dim + dim + i];
+      const double z = std::sqrt(2 / std::numbers::pi) * (gate + 0.044715 * gate * gate * gate);
+      y[t * dim + i] = static_cast<float>(0.5 * gate * (1 + std::tanh(z)) * up);
+    }
+}
+
+void softcap(float* x, float cap, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] = static_cast<float>(double{cap} * std::tanh(double{x[i]} / double{cap}));
 }
 
 void embed(const Tensor& table, std::span<const int32_t> ids, float* y) {

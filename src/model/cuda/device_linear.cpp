@@ -13,6 +13,8 @@ using cuda::Buffer;
 using cuda::check;
 
 void check_runs_on_device(const ModelConfig& c) {
+  if (c.norm_offset != 0 || c.activation != Activation::kSilu || c.window_rope)
+    fail(Code::kUnsupported, "--device cuda: model_type '{}' is not supported there yet; use --device cpu", c.model_type);
   if (!cuda::attention_takes(static_cast<int>(c.head_dim), static_cast<int>(c.heads), static_cast<int>(c.kv_heads)))
     fail(Code::kUnsupported,
          "--device cuda: {} heads of {} elements for {} key/value heads: expected heads of 64, 96 or 128 elements and at most "

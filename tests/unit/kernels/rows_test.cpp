@@ -109,6 +109,42 @@ TEST(SiluMul, MatchesReference) {
   });
 }
 
+TEST(GeluMul, MatchesReference) {
+  on_every_isa([&] {
+    for (const int64_t tokens : kTokens)
+      for (const int64_t dim : kDims) {
+        auto x = random_floats(tokens * 2 * dim, 1, 4.0f);
+        if (tokens > 1) x[0] = -200.0f, x[1] = 200.0f;
+        std::vector<float> want(static_cast<size_t>(tokens * dim));
+        reference::gelu_mul(x.data(), tokens, dim, want.data());
+        const auto got = same_for_any_threads([&] {
+          std::vector<float> y(want.size());
+          gelu_mul(x.data(), tokens, dim, y.data());
+          return y;
+        });
+        EXPECT_LT(relative_error(got, want), 1e-6) << tokens << " x " << dim;
+      }
+  });
+}
+
+TEST(Softcap, MatchesReference) {
+  on_every_isa([&] {
+    for (const int64_t n : {1, 7, 33, 40003})
+      for (const float cap : {2.0f, 50.0f}) {
+        auto x = random_floats(n, 1, 30.0f);
+        x[0] = -1e6f;
+        auto want = x;
+        reference::softcap(want.data(), cap, n);
+        const auto got = same_for_any_threads([&] {
+          auto y = x;
+          softcap(y.data(), cap, n);
+          return y;
+        });
+        EXPECT_LT(relative_error(got, want), 1e-6) << n;
+      }
+  });
+}
+
 TEST(Add, AddsVectorsAndBiases) {
   on_every_isa([&] {
     const int64_t n = 40003;

@@ -34,6 +34,13 @@ void add_metadata(GgufBuilder& b, const std::string& arch, const ModelConfig& c)
   count("rope.dimension_count", c.rope.dim);
   real("attention.layer_norm_rms_epsilon", c.rms_eps);
   real("rope.freq_base", c.rope.theta);
+  if (c.norm_offset != 0) {
+    std::vector<uint8_t> windows;
+    for (int64_t i = 0; i < c.layers; ++i) windows.push_back(c.window(i) > 0);
+    b.array(arch + ".attention.sliding_window_pattern", 7, windows);  // of bools
+    if (c.window_rope) real("rope.freq_base_swa", c.window_rope->theta);
+    if (c.attention_softcap > 0) real("attn_logit_softcapping", c.attention_softcap), real("final_logit_softcapping", c.final_softcap);
+  }
   if (c.head_dim * c.heads != c.hidden) count("attention.key_length", c.head_dim), count("attention.value_length", c.head_dim);
   if (c.sliding_window > 0) count("attention.sliding_window", c.sliding_window);
   if (c.rope.type == RopeType::kYarn) {
@@ -82,8 +89,10 @@ std::string converted(const Checkpoint& source, const ModelConfig& config, const
   for (const StoredTensor& stored : source.tensors()) {
     const Tensor t = source.load(stored.name).to_f32();
     const bool turned = stored.name.find("q_proj") != std::string::npos || stored.name.find("k_proj") != std::string::npos;
-    const std::vector<float> values =
+    std::vector<float> values =
         arch.permuted_qk && turned ? interleaved(t, config.head_dim) : std::vector<float>(t.f32(), t.f32() + t.numel());
+    if (stored.shape.size() == 1)
+      for (float& v : values) v += config.norm_offset;
     b.f32_tensor(gguf_name(arch, stored.name), t.shape(), values);
   }
   return b.build();
@@ -106,7 +115,8 @@ INSTANTIATE_TEST_SUITE_P(Checkpoints, GgufModel,
                                            Conversion{"qwen3-tied", "qwen3"}, Conversion{"qwen3-untied", "qwen3"},
                                            Conversion{"phi3-plain", "phi3"}, Conversion{"phi3-partial", "phi3"},
                                            Conversion{"phi3-longrope-short", "phi3"},
-                                           Conversion{"phi3-longrope-long", "phi3"}),
+                                           Conversion{"phi3-longrope-long", "phi3"}, Conversion{"gemma2-softcaps", "gemma2"},
+                                           Conversion{"gemma3-layer-types-v5", "gemma3"}),
                          [](const auto& given) { return test_name(given.param.golden); });
 
 }  // namespace

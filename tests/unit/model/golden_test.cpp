@@ -128,7 +128,7 @@ TEST(GoldenFiles, EveryKindIsThere) {
        {"llama-tied", "llama-biases", "llama-rope-llama3-v4", "llama-rope-linear-v5", "llama-sharded",
         "qwen2-tied", "qwen2-window", "mistral-window", "mistral-head-dim", "ministral-layer-types", "qwen3-tied",
         "qwen3-untied", "phi3-plain", "phi3-partial", "phi3-longrope-short", "phi3-longrope-long", "llama-yarn",
-        "llama-yarn-options", "llama-dynamic", "autoawq/quant-config-json", "autoawq/skipped-down-proj"})
+        "llama-yarn-options", "llama-dynamic", "gemma3-pattern-v4", "gemma3-layer-types-v5", "gemma2-softcaps", "autoawq/quant-config-json", "autoawq/skipped-down-proj"})
     EXPECT_NE(std::find(names.begin(), names.end(), name), names.end()) << name;
 }
 

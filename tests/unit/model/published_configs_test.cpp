@@ -10,6 +10,7 @@
 
 #include "model/arch.h"
 #include "model/config.h"
+#include "model/model.h"
 
 namespace awq {
 namespace {
@@ -53,6 +54,8 @@ const Published kModels[] = {
     {"phi-3-mini-128k-instruct",     "phi3",     32, 3072,  8192, 32, 32,  96,  32064, 131072, false, false, kLong,   1e4,  96, 262144, 1e-5, 32000},
     {"phi-4",                        "phi3",     40, 5120, 17920, 40, 10, 128, 100352,  16384, false, false, kPlain, 2.5e5, 128,    0, 1e-5, 100265},
     {"phi-4-mini-instruct",          "phi3",     32, 3072,  8192, 24,  8, 128, 200064, 131072, true,  false, kLong,   1e4,  96, 262144, 1e-5, 199999},
+    {"gemma-2-2b",                   "gemma2",   26, 2304,  9216,  8,  4, 256, 256000,   8192, true,  false, kPlain,  1e4, 256,  4096, 1e-6, 1},
+    {"gemma-3-1b-it",                "gemma3_text", 26, 1152, 6912, 4, 1, 256, 262144,  32768, true,  false, kPlain,  1e6, 256,   512, 1e-6, 1},
 };
 // clang-format on
 
@@ -78,11 +81,12 @@ TEST(PublishedConfigs, AreReadAsTheyAreMeant) {
     EXPECT_EQ(c.tied, p.tied);
     EXPECT_EQ(c.qkv_bias, p.qkv_bias);
     EXPECT_FALSE(c.o_bias || c.mlp_bias);
-    EXPECT_EQ(c.qk_norm, c.model_type == "qwen3");
+    EXPECT_EQ(c.qk_norm, c.model_type == "qwen3" || c.model_type == "gemma3_text");
     EXPECT_STREQ(rope_type_name(c.rope.type), rope_type_name(p.rope));
     EXPECT_EQ(c.rope.theta, p.theta);
     EXPECT_EQ(c.rope.dim, p.rotated);
-    for (int64_t i = 0; i < c.layers; ++i) EXPECT_EQ(c.window(i), p.window);
+    const int64_t every = c.model_type == "gemma2" ? 2 : c.model_type == "gemma3_text" ? 6 : c.layers + 1;
+    for (int64_t i = 0; i < c.layers; ++i) EXPECT_EQ(c.window(i), (i + 1) % every == 0 ? 0 : p.window) << i;
     EXPECT_FLOAT_EQ(c.rms_eps, static_cast<float>(p.eps));
     ASSERT_FALSE(c.eos.empty());
     EXPECT_EQ(c.eos.front(), p.eos);
@@ -111,10 +115,33 @@ TEST(PublishedConfigs, ScalingBeyondThePlainNumbers) {
   EXPECT_EQ(published("llama-3.1-8b-instruct").eos, (std::vector<int32_t>{128001, 128008, 128009}));
 }
 
+TEST(PublishedConfigs, WhatOnlyGemmaHas) {
+  const ModelConfig second = published("gemma-2-2b"), third = published("gemma-3-1b-it"), llama = published("llama-3.2-1b");
+  for (const ModelConfig& c : {second, third}) {
+    EXPECT_EQ(c.activation, Activation::kGeluTanh);
+    EXPECT_EQ(c.norm_offset, 1);
+    EXPECT_EQ(c.attention_scale, 1.0f / 16);
+    EXPECT_EQ(embedding_scale(c, DType::kF32), static_cast<float>(std::sqrt(static_cast<double>(c.hidden))));
+  }
+  EXPECT_EQ(embedding_scale(third, DType::kBF16), 34.0f);  // of 33.94
+  EXPECT_EQ(embedding_scale(third, DType::kF16), 33.9375f);
+  EXPECT_EQ(second.attention_softcap, 50);
+  EXPECT_EQ(second.final_softcap, 30);
+  EXPECT_EQ(third.attention_softcap, 0);
+  EXPECT_EQ(third.final_softcap, 0);
+  EXPECT_FALSE(second.window_rope);
+  EXPECT_EQ(third.layer_rope(0).theta, 1e4);
+  EXPECT_EQ(third.layer_rope(5).theta, 1e6);
+  EXPECT_EQ(llama.norm_offset, 0);
+  EXPECT_EQ(embedding_scale(llama, DType::kBF16), 1);
+  EXPECT_EQ(llama.attention_scale, 0.125f);
+}
+
 // Parameters of the linears, in billions, as the models' names have them (embeddings and norms apart).
 TEST(PublishedConfigs, BlocksHaveTheParametersOfTheModel) {
   const std::pair<const char*, double> sizes[] = {{"qwen2.5-0.5b", 0.358}, {"llama-3.1-8b-instruct", 6.979}, {"mistral-nemo-instruct-2407", 10.905},
-                                                  {"qwen3-0.6b", 0.440},   {"phi-3-mini-4k-instruct", 3.624}, {"phi-4", 13.632}};
+                                                  {"qwen3-0.6b", 0.440},   {"phi-3-mini-4k-instruct", 3.624}, {"phi-4", 13.632},
+                                                  {"gemma-2-2b", 2.024},   {"gemma-3-1b-it", 0.698}};
   for (const auto& [name, billions] : sizes) {
     const ModelConfig c = published(name);
     double weights = 0;
@@ -142,6 +169,13 @@ TEST(ModelConfig, WhatEachArchitectureMeansBySilence) {
   EXPECT_FLOAT_EQ(phi3.rms_eps, 1e-5f);
   EXPECT_EQ(phi3.sliding_window, 0);
   EXPECT_EQ(llama.max_position, 2048);
+  const ModelConfig gemma = parse(R"({"model_type": "gemma3_text"})");
+  EXPECT_TRUE(gemma.tied);
+  EXPECT_EQ(gemma.kv_heads, 4);
+  EXPECT_EQ(gemma.head_dim, 256);
+  EXPECT_EQ(gemma.rope.theta, 1e6);
+  EXPECT_EQ(gemma.window_rope->theta, 1e4);
+  EXPECT_EQ(gemma.window(3), 4096);
   EXPECT_EQ(parse(R"({"model_type": "mistral", "sliding_window": null, "num_key_value_heads": null})").sliding_window, 0);
   EXPECT_EQ(parse(R"({"model_type": "mistral", "num_key_value_heads": null})").kv_heads, 32);
   const ModelConfig upper = parse(R"({"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 3})");

@@ -131,14 +131,16 @@ TEST(AwqScale, FoldedNormGainsAreExactValuesOfTheirType) {
   std::vector<float> gain(static_cast<size_t>(f.stats.dim));
   for (float& g : gain) g = normal(rng);
   gain[3] = 0;  // a dead channel must not become a division by zero
-  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+  const std::pair<DType, float> kinds[] = {{DType::kF16, 0.0f}, {DType::kBF16, 0.0f}, {DType::kF16, 1.0f}, {DType::kBF16, 1.0f}};
+  for (const auto& [dtype, offset] : kinds) {
     f.search.norm_gain = gain.data();
     f.search.norm_dtype = dtype;
+    f.search.norm_offset = offset;  // gemma stores gain - 1
     const ScaleChoice choice = search_scale(f.linears, f.stats, f.search);
     for (size_t k = 0; k < gain.size(); ++k) {
-      const float folded = gain[k] / choice.scale[k];
+      const float folded = gain[k] / choice.scale[k] - offset;
       const float stored = dtype == DType::kF16 ? round_to_fp16(folded) : round_to_bf16(folded);
-      ASSERT_NEAR(stored * choice.scale[k], gain[k], 2e-7f * std::fabs(gain[k])) << "channel " << k;
+      ASSERT_NEAR((stored + offset) * choice.scale[k], gain[k], 2e-7f * std::fabs(gain[k])) << "channel " << k;
       ASSERT_GT(choice.scale[k], 0);
     }
   }

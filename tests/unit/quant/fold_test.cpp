@@ -48,7 +48,7 @@ std::shared_ptr<const Model> folded(const Checkpoint& checkpoint, Which which, s
     blocks.push_back(std::make_unique<Block>(config, spec, weights, Precision::kExact));
   }
   const Tensor embedding = load_embedding(checkpoint, *config);
-  return std::make_shared<Model>(config, embedding, load_vector(checkpoint, kFinalNormName, config->hidden),
+  return std::make_shared<Model>(config, embedding, load_gain(checkpoint, *config, kFinalNormName, config->hidden),
                                  load_head(checkpoint, *config, embedding), std::move(blocks),
                                  Precision::kExact);
 }
