@@ -71,23 +71,24 @@ def run(options: Dict[str, Any], calibration: Calibration, progress: Progress,
 
 
 def quantize(model: Union[str, os.PathLike], output: Union[str, os.PathLike, None] = None, *, method: str = "awq", quality: str = "best",
-             bits: int = 4, group_size: Union[int, str] = "auto", symmetric: bool = False, format: str = "auto", dtype: str = "auto",
+             iterations: int = 200, bits: int = 4, group_size: Union[int, str] = "auto", symmetric: bool = False, format: str = "auto", dtype: str = "auto",
              calib_data: Any = "builtin", tokenizer: Any = None, text_column: str = "text", split: Optional[str] = "train",
              samples: Union[int, str] = 128, seq_len: int = 512, skip: Sequence[str] = (), check: bool = True, force: bool = False,
              progress: Progress = None, callback: Optional[Callable[[Dict[str, Any]], None]] = None) -> QuantizeResult:
     """Quantizes a checkpoint into the directory `output` (default ./NAME-awq) and measures the result against the source.
 
     model: a directory, a .gguf file, or org/name in the Hugging Face cache. bits: 2 to 8 (4 is written in AutoAWQ's layout,
-    others as plain 16-bit tensors). group_size: weights that share a scale, "auto" or -1 for a whole row. samples x seq_len:
-    calibration tokens; samples "auto": as many as change anything, at most 256. skip: parts of module names to leave alone. callback: called with {"stage", "done", "total", "unit"}
-    after each block; an exception in it stops the work and comes out here.
+    others as plain 16-bit tensors). quality: "fast", "best", or "max", which tunes each block for `iterations` steps. group_size:
+    weights that share a scale, "auto" or -1 for a whole row. samples x seq_len: calibration tokens; samples "auto": as many as
+    change anything, at most 256. skip: parts of module names to leave alone. callback: called with {"stage", "done", "total",
+    "unit"} after each block; an exception in it stops the work and comes out here.
     Equal options give the bytes that `awq quantize` gives. Ctrl-C raises KeyboardInterrupt within a second; finished blocks
     are kept beside the output and the same call goes on from them.
     Raises BadArgumentError (a ValueError), NotFoundError, ExistsError (without force), UnsupportedError, NoSpaceError."""
     path = os.fspath(model)
     options: Dict[str, Any] = {
         "model": path, "output": os.fspath(output) if output is not None else default_output(path), "method": method, "quality": quality,
-        "bits": int(bits), "group_size": str(group_size), "symmetric": bool(symmetric), "format": format, "dtype": dtype,
+        "iterations": int(iterations), "bits": int(bits), "group_size": str(group_size), "symmetric": bool(symmetric), "format": format, "dtype": dtype,
         "calib": calib_name(calib_data), "samples": str(samples), "seq_len": int(seq_len), "skip": list(skip), "check": bool(check),
         "force": bool(force),
     }

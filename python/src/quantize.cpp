@@ -153,6 +153,7 @@ Options options_from(const nb::dict& given) {
   take("output", o.output);
   take("method", o.quantize.method);
   take("quality", o.quantize.quality);
+  take("iterations", o.quantize.iterations);
   take("bits", o.quantize.bits);
   take("group_size", o.group);
   take("symmetric", o.quantize.symmetric);

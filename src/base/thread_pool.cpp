@@ -146,6 +146,7 @@ void set_threads(int n) {
 }
 
 int threads() {
+  if (inside_loop) return 1;
   std::lock_guard lock(pool_mutex);
   return wanted_threads > 0 ? wanted_threads : available_cores();
 }

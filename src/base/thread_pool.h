@@ -29,7 +29,8 @@ class Borrowed {
 // Cores this process may use: affinity mask and cgroup v2 quota, at least 1.
 int available_cores();
 
-// Number of threads used by parallel_for, the caller included. Default: available_cores().
+// Number of threads used by parallel_for, the caller included. Default: available_cores(). Within a body it is 1: nested loops
+// run serially.
 void set_threads(int n);
 int threads();
 

@@ -93,7 +93,7 @@ Json plan_json(const QuantizePlan& plan, const Checkpoint& checkpoint, const std
 
 // Forward passes over calibration and held-out text, and the search, at the rate this machine's kernels
 // reach.
-double estimate_seconds(const QuantizePlan& plan, int64_t tokens, int64_t heldout_tokens) {
+double estimate_seconds(const QuantizePlan& plan, const QuantizeOptions& options, int64_t tokens, int64_t heldout_tokens) {
   const double weights = static_cast<double>(plan.quantized_weights);
   const double head = static_cast<double>(plan.config.vocab * plan.config.hidden);
   const double forward = 2 * weights * static_cast<double>(tokens + 2 * heldout_tokens) +
@@ -104,8 +104,10 @@ double estimate_seconds(const QuantizePlan& plan, int64_t tokens, int64_t heldou
   const double search =
       weights * 2 * 6 * static_cast<double>(plan.config.hidden + plan.config.intermediate) / 2 +
       weights * 3e4;
+  // A step is a forward pass and two products of its size backward, over 2048 tokens.
+  const double tuning = options.quality != "max" ? 0 : 6 * weights * 2048 * options.iterations;
   const double rate = (isa() >= Isa::kAvx512Bf16 ? 1.5e11 : isa() >= Isa::kAvx2 ? 8e10 : 5e9) * threads();
-  return (forward + gram + search) / rate;
+  return (forward + gram + search + tuning) / rate;
 }
 
 void warn_about_source(const Checkpoint& checkpoint) {
@@ -121,7 +123,7 @@ int dry_run(const Context& context, const Options& o, const Checkpoint& checkpoi
   const int64_t heldout = o.no_check ? 0 : kHeldoutSeqLen * kHeldoutSequences;
   const QuantizePlan plan = plan_quantize(checkpoint, o.quantize, calibration + 2 * heldout);
   warn_about_source(checkpoint);
-  const double seconds = estimate_seconds(plan, calibration, heldout);
+  const double seconds = estimate_seconds(plan, o.quantize, calibration, heldout);
   Json json = plan_json(plan, checkpoint, output);
   json["seconds_estimate"] = seconds;
   if (context.json) {
@@ -233,6 +235,7 @@ void advise(const Options& o, const JobResult& r) {
 int run(const Context& context, Options o) {
   o.cuda = model_device(context) == Device::kCuda;
   if (o.vram_bytes > 0 && !o.cuda) fail(Code::kBadArgument, "--vram: expected --device cuda beside it");
+  if (o.cuda) check_runs_on_device(o.quantize);
   const std::shared_ptr<QuantBackend> backend = o.cuda ? make_cuda_quant_backend(static_cast<int64_t>(o.vram_bytes)) : nullptr;
   const double start = now_seconds();
   o.resolve_group();
@@ -296,9 +299,12 @@ void add_quantize(CLI::App& app, Context& context) {
       ->type_name("NAME");
   command
       .add_option("--quality", o->quantize.quality,
-                  "fast|best: searched grids, or errors compensated too (default)")
-      ->check(one_of({"fast", "best"}))
+                  "fast: searched grids; best (default): errors compensated too; max: blocks tuned with gradients too")
+      ->check(one_of({"fast", "best", "max"}))
       ->type_name("NAME");
+  command.add_option("--iterations", o->quantize.iterations, "steps of --quality max per block (default 200)")
+      ->check(CLI::Range(1, 100000))
+      ->type_name("N");
   command
       .add_option("--bits", o->quantize.bits,
                   "bits per weight, 2 to 8 (default 4; 8 for smoothquant and llm-int8)")

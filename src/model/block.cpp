@@ -93,12 +93,12 @@ void Block::normalise_heads(float* x, int64_t ldx, int64_t tokens, int64_t heads
     rms_norm(x + t * ldx, gain.f32(), 0, config_->rms_eps, heads, config_->head_dim, x + t * ldx);
 }
 
-void Block::rotate(float* x, int64_t ldx, int64_t heads, const BatchView& batch) const {
-  const RopeConfig& r = rope_;
+void rotate_heads(const RopeConfig& r, int64_t head_dim, const std::vector<double>& inv_freq, const BatchView& batch, float* x,
+                  int64_t ldx, int64_t heads) {
   const auto magnitude = static_cast<float>(r.magnitude);
   if (!r.depends_on_length()) {
-    rope(x, ldx, static_cast<int64_t>(batch.tokens.size()), heads, config_->head_dim, batch.positions,
-         inv_freq_, magnitude);
+    rope(x, ldx, static_cast<int64_t>(batch.positions.size()), heads, head_dim, batch.positions, inv_freq,
+         magnitude);
     return;
   }
   for (size_t i = 0; i < batch.spans.size(); ++i) {
@@ -107,8 +107,8 @@ void Block::rotate(float* x, int64_t ldx, int64_t heads, const BatchView& batch)
     const bool beyond = static_cast<double>(length) > r.original_max_position;
     const auto positions =
         batch.positions.subspan(static_cast<size_t>(span.first), static_cast<size_t>(span.tokens));
-    rope(x + span.first * ldx, ldx, span.tokens, heads, config_->head_dim, positions,
-         beyond ? rope_inv_freq(r, length) : inv_freq_, magnitude);
+    rope(x + span.first * ldx, ldx, span.tokens, heads, head_dim, positions,
+         beyond ? rope_inv_freq(r, length) : inv_freq, magnitude);
   }
 }
 
@@ -128,8 +128,8 @@ void Block::attention(float* hidden, const BatchView& batch, const KvLayerView* 
   float *k = qkv + q_width, *v = k + kv_width;
   if (!q_norm_.empty()) normalise_heads(qkv, width, tokens, c.heads, q_norm_);
   if (!k_norm_.empty()) normalise_heads(k, width, tokens, c.kv_heads, k_norm_);
-  rotate(qkv, width, c.heads, batch);
-  rotate(k, width, c.kv_heads, batch);
+  rotate_heads(rope_, c.head_dim, inv_freq_, batch, qkv, width, c.heads);
+  rotate_heads(rope_, c.head_dim, inv_freq_, batch, k, width, c.kv_heads);
   const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, c.attention_scale, window_, c.attention_softcap};
   if (cache != nullptr) {
     kv_write(*cache, batch.spans, k, v, width);

@@ -33,6 +33,11 @@ struct BatchView {
   std::span<const int64_t> lengths = {};
 };
 
+// Rotates x [tokens, heads, head_dim] (row stride ldx) to the batch's positions, in place, by what the rope type says for each
+// span's length. inv_freq: rope_inv_freq(rope).
+void rotate_heads(const RopeConfig& rope, int64_t head_dim, const std::vector<double>& inv_freq, const BatchView& batch, float* x,
+                  int64_t ldx, int64_t heads);
+
 class Model;
 
 // Pages of kPageTokens tokens for all layers; page numbers are handed out by the caller (runtime/).
@@ -147,7 +152,6 @@ class Block {
   void mlp(float* hidden, int64_t tokens, Scratch& scratch, Observer* observer) const;
   // x [tokens, heads, head_dim] with row stride ldx, in place.
   void normalise_heads(float* x, int64_t ldx, int64_t tokens, int64_t heads, const Tensor& gain) const;
-  void rotate(float* x, int64_t ldx, int64_t heads, const BatchView& batch) const;
 
   std::shared_ptr<const ModelConfig> config_;
   int64_t layer_ = 0, window_ = 0;

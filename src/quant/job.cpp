@@ -95,6 +95,7 @@ JobIdentity identity_of(const QuantizeJob& job, const QuantizePlan& plan, const 
                           {"--sym", o.symmetric ? "yes" : "no"},
                           {"--format", plan.format},
                           {"--dtype", o.dtype}};
+  if (o.quality == "max") identity.emplace_back("--iterations", std::to_string(o.iterations));
   if (plan.mixed) identity.emplace_back("--plan", schemes_digest(plan));
   std::string skipped;
   for (const std::string& module : plan.not_converted) skipped += (skipped.empty() ? "" : ",") + module;
@@ -111,7 +112,8 @@ JobIdentity identity_of(const QuantizeJob& job, const QuantizePlan& plan, const 
 
 // The states of one record, as they lie on disk; two records are kept.
 int64_t states_bytes(const QuantizeJob& job, const QuantizePlan& plan) {
-  const int64_t tokens = (calibrates(job) ? job.calibration.sequences.tokens() : 0) + (job.heldout ? 2 * job.heldout->sequences.tokens() : 0);
+  const int64_t runs = !calibrates(job) ? 0 : job.options.quality == "max" ? 2 : 1;  // of the calibration text
+  const int64_t tokens = runs * job.calibration.sequences.tokens() + (job.heldout ? 2 * job.heldout->sequences.tokens() : 0);
   return 2 * tokens * plan.config.hidden * static_cast<int64_t>(sizeof(float));
 }
 
@@ -119,8 +121,7 @@ class Run {
  public:
   Run(const Checkpoint& checkpoint, const QuantizeJob& job, const ProgressFn& progress)
       : checkpoint_(checkpoint), job_(job), progress_(progress) {
-    if (const std::string& method = job.options.method; job.backend && !runs_on_device(method))
-      fail(Code::kUnsupported, "--device cuda: expected --method awq, gptq or rtn, got {}; use --device auto or cpu", method);
+    if (job.backend) check_runs_on_device(job.options);
     result_.plan = plan_quantize(checkpoint, job.options, calibration_tokens() + 2 * heldout_tokens());
     check_ids(job.calibration.sequences, result_.plan.config, checkpoint.path().string());
     if (job.heldout) check_ids(job.heldout->sequences, result_.plan.config, checkpoint.path().string());
@@ -242,6 +243,13 @@ class Run {
 
 }  // namespace
 
+void check_runs_on_device(const QuantizeOptions& options) {
+  if (!runs_on_device(options.method))
+    fail(Code::kUnsupported, "--device cuda: expected --method awq, gptq or rtn, got {}; use --device auto or cpu", options.method);
+  if (options.quality == "max")
+    fail(Code::kUnsupported, "--device cuda: expected --quality fast or best, got max, which runs on the CPU: use --device auto or cpu");
+}
+
 JobResult run_quantize(const Checkpoint& checkpoint, const QuantizeJob& job, const ProgressFn& progress) {
   Run run(checkpoint, job, progress);
   const auto no_memory = [&] {
@@ -255,7 +263,7 @@ JobResult run_quantize(const Checkpoint& checkpoint, const QuantizeJob& job, con
     no_memory();
     throw;
   } catch (const Error& error) {
-    if (error.code() == Code::kNoMemory) no_memory();
+    if (error.code() == Code::kNoMemory && !job.backend) no_memory();  // a device's own text says what it lacked
     const std::string kept = run.kept();
     if (error.code() == Code::kCancelled) fail(Code::kCancelled, "stopped: {}", kept.empty() ? "no block was finished, nothing is kept" : kept);
     if (kept.empty()) throw;

@@ -45,6 +45,9 @@ struct JobResult {
   int64_t device_peak_bytes = 0;  // of a device's memory; 0 on the CPU
 };
 
+// kUnsupported unless the method and quality run on a device.
+void check_runs_on_device(const QuantizeOptions& options);
+
 // Nothing stands under the output's name when it throws; from the first finished block on, what is done is kept beside it
 // (JobDirectory) and the same job continues there, with the same bytes in the end. Errors: those of plan_quantize,
 // JobDirectory and CheckpointWriter; kCancelled; kNoMemory. Those that leave something to continue say so.

@@ -82,6 +82,7 @@ class Pipeline {
         config_(std::make_shared<const ModelConfig>(plan.config)),
         stage_(make_block_stage(checkpoint, config_, inputs.precision, inputs.backend)), stats_(inputs.precision == Precision::kBf16, keeps_sample(options.method)) {
     result_.dtype = dtype;
+    if (tunes() && !calibrates()) fail(Code::kBadArgument, "--quality max: expected calibration text, got none");
   }
 
   QuantizeResult run() {
@@ -94,13 +95,13 @@ class Pipeline {
     times_.end("begin");
     const ArchSpec& arch = find_arch(config_->model_type, checkpoint_.path().string());
     for (int64_t i = first; i < config_->layers; ++i) {
-      report_progress(i);
+      report_progress(static_cast<double>(i));
       times_.end("record");
       one_block(i, arch.block(*config_, i));
       if (is_due(i + 1)) save(i + 1);
     }
     times_.end("record");
-    report_progress(config_->layers);
+    report_progress(static_cast<double>(config_->layers));
     finish(embedding, written_embedding);
     times_.end("check");
     log(Level::kDebug, "time: {}", times_.text());
@@ -108,8 +109,8 @@ class Pipeline {
   }
 
  private:
-  void report_progress(int64_t done) const {
-    if (progress_) progress_({"quantize", static_cast<double>(done), static_cast<double>(config_->layers), "blocks"});
+  void report_progress(double done) const {
+    if (progress_) progress_({"quantize", done, static_cast<double>(config_->layers), "blocks"});
   }
 
   // The blocks an earlier run has done, with everything as it was after them. A record whose data are damaged gives way to
@@ -135,29 +136,35 @@ class Pipeline {
   void restore(const JournalRecord& record) {
     if (record.done == 0) return;
     QuantizeResult result = parse_report(record.report, job_.path().string()).result;
-    std::optional<HiddenStates> calibration, source, written;
+    std::optional<HiddenStates> calibration, source, written, followed;
     for (const StateFile& file : record.states) {
-      const bool calibrates = file.role == "calibration";
-      auto& states = calibrates ? calibration : file.role == "source" ? source : written;
+      const bool calibrates = file.role == "calibration" || file.role == "followed";
+      auto& states = file.role == "calibration" ? calibration
+                     : file.role == "followed"  ? followed
+                     : file.role == "source"    ? source
+                                                : written;
       states.emplace(calibrates ? inputs_.calibration : inputs_.heldout, config_->hidden, job_.read_state(file));
     }
     const bool blocks_left = record.done < config_->layers, check_left = record.done <= config_->layers;
     if (calibration.has_value() != (calibrates() && blocks_left) || source.has_value() != (checks() && check_left) ||
-        written.has_value() != source.has_value())
+        written.has_value() != source.has_value() || followed.has_value() != (tunes() && blocks_left))
       fail(Code::kBadFile, "{}: the record of {} blocks does not name all hidden states", job_.path().string(), record.done);
     writer_.adopt(record.tensors);
     result_ = std::move(result);
     calibration_ = std::move(calibration);
     source_ = std::move(source);
     written_ = std::move(written);
+    followed_ = std::move(followed);
   }
 
   bool calibrates() const { return inputs_.calibration.count() > 0 && awq::calibrates(options_.method); }
   bool checks() const { return inputs_.heldout.count() > 0; }
+  bool tunes() const { return options_.quality == "max"; }
 
   void begin(const Tensor& embedding, const Tensor& written_embedding) {
     writer_.add(kEmbedName, written_embedding);
     if (calibrates()) calibration_.emplace(inputs_.calibration, *config_, embedding);
+    if (tunes()) followed_.emplace(inputs_.calibration, *config_, written_embedding);
     if (checks()) {
       source_.emplace(inputs_.heldout, *config_, embedding);
       written_.emplace(inputs_.heldout, *config_, written_embedding);
@@ -172,6 +179,7 @@ class Pipeline {
     finish_writing();
     std::vector<StateView> states;
     if (calibration_ && done < config_->layers) states.push_back({"calibration", std::as_bytes(calibration_->values())});
+    if (followed_ && done < config_->layers) states.push_back({"followed", std::as_bytes(followed_->values())});
     if (source_) states.push_back({"source", std::as_bytes(source_->values())});
     if (written_) states.push_back({"written", std::as_bytes(written_->values())});
     JournalRecord record;
@@ -195,7 +203,13 @@ class Pipeline {
     if (source_) stage_->advance(*source_, calibration_ ? nullptr : &stats_);
     note_activations();
     times_.end("calibrate");
-    const RoundingContext context{plan_, options_, dtype_, inputs_.precision, before ? &*before : nullptr};
+    RoundingContext context{plan_, options_, dtype_, inputs_.precision, before ? &*before : nullptr};
+    std::optional<BlockTuning> tuning;
+    if (tunes()) {
+      tuning.emplace(BlockTuning{*followed_, *calibration_, options_.iterations, tuning_bf16(layer)});
+      tuning->progress = [this, layer](double share) { report_progress(static_cast<double>(layer) + share); };
+      context.tuning = &*tuning;
+    }
     BlockRounding rounding = stage_->round(context, layer, spec, stats_, weights);
     result_.layers.insert(result_.layers.end(), rounding.reports.begin(), rounding.reports.end());
     times_.end("round");
@@ -203,7 +217,7 @@ class Pipeline {
     const auto written = std::make_shared<BlockWeights>(std::move(weights));
     write_block(spec, rounding, written);
     times_.end("write");
-    if (written_) advance_written(spec, *written);
+    follow(spec, *written);
     times_.end("follow");
   }
 
@@ -268,12 +282,24 @@ class Pipeline {
     if (writing_.valid()) writing_.get();
   }
 
-  void advance_written(const BlockSpec& spec, BlockWeights& weights) {
+  // The texts that see the block as it is now read.
+  void follow(const BlockSpec& spec, BlockWeights& weights) {
+    if (!written_ && !followed_) return;
     for (auto& [name, gain] : weights.norms) gain = gain_of(*config_, gain);
     for (auto& [module, bias] : weights.biases) bias = bias.to_f32();
     stage_->use(spec, weights);
+    if (followed_) stage_->advance(*followed_, nullptr);
+    if (!written_) return;
     stage_->advance(*written_, nullptr);
     result_.depth_error.push_back(relative_distance(*source_, *written_));
+  }
+
+  // Products of 8 bits are as coarse as the weights of 5 bits and more are fine.
+  bool tuning_bf16(int64_t layer) const {
+    if (inputs_.precision != Precision::kBf16) return false;
+    for (const PlannedLinear& l : plan_.blocks[static_cast<size_t>(layer)])
+      if (l.quantized && l.scheme.bits > 4) return false;
+    return true;
   }
 
   void finish(const Tensor& embedding, const Tensor& written_embedding) {
@@ -301,6 +327,7 @@ class Pipeline {
   const ProgressFn& progress_;
   std::shared_ptr<const ModelConfig> config_;
   std::optional<HiddenStates> calibration_, source_, written_;  // the stage may hold on to their memory: it goes first
+  std::optional<HiddenStates> followed_;  // the calibration text in the network as it is written, for tuning
   std::unique_ptr<BlockStage> stage_;
   StatsObserver stats_;
   double saved_at_ = now_seconds();

@@ -7,11 +7,13 @@
 #include <tuple>
 
 #include "base/printable.h"
+#include "model/block_backward.h"
 
 namespace awq {
 namespace {
 
 constexpr int kAutoGroups[] = {128, 64, 32};
+constexpr int kMostIterations = 100000;
 
 constexpr Scheme kAsAsked{CodeKind::kAffine, 0, 0};
 constexpr Scheme kNf4Blocks{CodeKind::kNf4, 4, 64, ZeroKind::kNone};
@@ -21,7 +23,11 @@ constexpr Scheme kInt8Outliers{CodeKind::kAffine, 8, -1, ZeroKind::kNone, Activa
 
 void check_options(const QuantizeOptions& o) {
   const Method& method = find_method(o.method);
-  if (o.quality != "fast" && o.quality != "best") fail(Code::kBadArgument, "--quality {}: expected fast or best", o.quality);
+  if (o.quality != "fast" && o.quality != "best" && o.quality != "max")
+    fail(Code::kBadArgument, "--quality {}: expected fast, best or max", o.quality);
+  if (o.quality == "max" && o.method != "awq") fail(Code::kBadArgument, "--quality max: expected --method awq, got {}", o.method);
+  if (o.iterations < 1 || o.iterations > kMostIterations)
+    fail(Code::kBadArgument, "--iterations {}: expected 1 to {}", o.iterations, kMostIterations);
   if (o.bits != 0 && (o.bits < 2 || o.bits > 8)) fail(Code::kBadArgument, "--bits {}: expected 2 to 8", o.bits);
   if (o.group && *o.group != -1 && *o.group < 8)
     fail(Code::kBadArgument, "--group-size {}: expected auto, -1 (one group per output) or at least 8", *o.group);
@@ -182,7 +188,7 @@ double stored_bits(const std::optional<StoredForm>& form, const Scheme& scheme, 
   return 8 * bytes / weights;
 }
 
-int64_t memory_estimate(const Checkpoint& checkpoint, const QuantizePlan& plan, int64_t tokens) {
+int64_t memory_estimate(const Checkpoint& checkpoint, const QuantizePlan& plan, const QuantizeOptions& options, int64_t tokens) {
   const ModelConfig& c = plan.config;
   int64_t block_weights = 0, widest = 0;
   for (const PlannedLinear& l : plan.blocks.front()) {
@@ -196,7 +202,10 @@ int64_t memory_estimate(const Checkpoint& checkpoint, const QuantizePlan& plan, 
   const int64_t heads_width = c.heads * c.head_dim;
   const int64_t grams = 4 * (2 * c.hidden * c.hidden + heads_width * heads_width + 2 * c.intermediate * c.intermediate);
   const int64_t scratch = 2048 * 4 * (4 * c.hidden + 4 * c.intermediate) + 2 * 256 * c.vocab * 4;
-  return (int64_t{80} << 20) + tables + states + grams + scratch + block_weights * 4 * 3;
+  // Numbers, gradients and offsets of a block's weights, what its backward pass keeps of a batch, and the states it starts from.
+  const int64_t tuning = options.quality != "max" ? 0
+                                                  : states + block_weights * 4 * 5 + 2048 * 4 * (8 * c.hidden + 6 * heads_width + 6 * c.intermediate);
+  return (int64_t{80} << 20) + tables + states + grams + scratch + tuning + block_weights * 4 * 3;
 }
 
 // A tensor that does not fit must be named now, not when its block's turn comes.
@@ -269,6 +278,8 @@ QuantizePlan plan_quantize(const Checkpoint& checkpoint, const QuantizeOptions& 
          checkpoint.format().name);
   QuantizePlan plan;
   plan.config = parse_model_config(checkpoint.config(), where);
+  if (options.quality == "max" && !goes_backward(plan.config))
+    fail(Code::kUnsupported, "{}: --quality max: model type '{}' has no backward pass yet; use --quality best", where, plan.config.model_type);
   plan.scheme = find_method(options.method).fixed;
   const bool asked = plan.scheme.bits == 0;
   if (options.mixed)
@@ -319,7 +330,7 @@ QuantizePlan plan_quantize(const Checkpoint& checkpoint, const QuantizeOptions& 
   plan.bits_per_weight = bits / static_cast<double>(plan.quantized_weights);
   plan.weight_bytes = planned_bytes(output_plan(checkpoint, plan, DType::kF16));
   for (const StoredTensor& t : checkpoint.tensors()) plan.source_bytes += t.bytes;
-  plan.memory_bytes = memory_estimate(checkpoint, plan, tokens);
+  plan.memory_bytes = memory_estimate(checkpoint, plan, options, tokens);
   return plan;
 }
 

@@ -14,7 +14,9 @@ namespace awq {
 
 struct QuantizeOptions {
   std::string method = "awq";  // one of methods()
-  std::string quality = "best";  // of awq: "fast" searches scales and ranges, "best" compensates rounding errors too
+  // Of awq: "fast" searches scales and ranges, "best" compensates rounding errors too, "max" then tunes each block with gradients.
+  std::string quality = "best";
+  int iterations = 200;  // of "max", per block
   int bits = 0;                  // 0: as the method has it, see planned_bits
   std::optional<int> group;    // empty: auto; -1: per column
   bool symmetric = false;

@@ -40,6 +40,7 @@ std::vector<std::pair<std::string, std::string>> manifest_options(const Quantize
                                                           {"dtype", q.dtype},
                                                           {"samples", r.samples},
                                                           {"seq_len", std::to_string(r.seq_len)}};
+  if (q.quality == "max") out.emplace_back("iterations", std::to_string(q.iterations));
   if (q.mixed) out.emplace_back("plan", mixed_plan_json(*q.mixed)["units"].dump());
   for (const std::string& name : q.skip) out.emplace_back("skip", name);
   if (r.cuda) out.emplace_back("device", "cuda");
@@ -51,6 +52,7 @@ std::string quantize_command(const QuantizeRequest& r, const std::string& output
   std::vector<std::string> argv = {"awq",       "quantize", r.model,  "-o",
                                    output,      "--method", q.method, "--quality",
                                    q.quality};
+  if (q.quality == "max") argv.insert(argv.end(), {"--iterations", std::to_string(q.iterations)});
   if (q.mixed)
     argv.insert(argv.end(), {"--plan", r.plan});
   else

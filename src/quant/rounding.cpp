@@ -111,6 +111,23 @@ GroupResult search_group(const RoundingContext& context, int64_t layer, const Sc
   return {&group, search_scale(linears, stats.at(group.site), search, context.backend)};
 }
 
+LayerReport report(const RoundingContext& context, int64_t layer, const GroupResult& r, const std::string& module, const QuantMatrix& weight,
+                   const RoundedWeight& q, const GramView& gram) {
+  return {layer, module, relative_error(weight, q, gram, context.backend), r.choice.loss, r.choice.awq_loss,
+          r.choice.chosen + (context.options.quality != "fast" ? ", compensated" : "")};
+}
+
+// The block as it will be read runs with the codes of `rounding`, which change.
+TuningOutcome tune(const RoundingContext& context, const BlockSpec& spec, const BlockWeights& block, BlockRounding& rounding) {
+  const auto as_read = [&](const Tensor& t) { return t.to(context.dtype).to_f32(); };
+  BlockWeights read = block;
+  for (auto& [name, gain] : read.norms) gain = as_read(gain);
+  for (auto& [module, bias] : read.biases) bias = as_read(bias);
+  for (auto& [module, weight] : read.weights)
+    if (!rounding.quantized.contains(module)) weight = as_read(std::get<Tensor>(weight));
+  return tune_block(context.plan.config, spec, read, *context.tuning, rounding.quantized);
+}
+
 }  // namespace
 
 BlockRounding round_awq(const RoundingContext& context, int64_t layer, const BlockSpec& spec,
@@ -127,11 +144,12 @@ BlockRounding round_awq(const RoundingContext& context, int64_t layer, const Blo
   for (const GroupResult& r : results)
     apply_scale(*r.group, r.choice.scale, context.plan.config, block, weights, backend);
 
+  const bool compensates = context.options.quality != "fast";
   BlockRounding out;
   for (GroupResult& r : results) {
     const GramMatrix scaled = backend.scaled_gram(stats.at(r.group->site).view(), r.choice.scale);
     std::unique_ptr<Compensator> compensation;
-    if (context.options.quality == "best") compensation = backend.compensation(scaled.view(), kDamping);
+    if (compensates) compensation = backend.compensation(scaled.view(), kDamping);
     for (auto& [module, q] : r.choice.rounded) {
       const QuantMatrix& weight = weights.at(module);
       // A producer's rows were divided after its own search: its ranges are searched again.
@@ -141,9 +159,18 @@ BlockRounding round_awq(const RoundingContext& context, int64_t layer, const Blo
         q = backend.search(weight, q.scheme, context.dtype, scaled.view(),
                            r.choice.free_range ? RangeEffort::kFull : RangeEffort::kAwqClip);
       if (compensation) compensation->improve(weight, kSweeps, kRefits, q);
-      out.reports.push_back({layer, module, relative_error(weight, q, scaled.view(), backend), r.choice.loss,
-                             r.choice.awq_loss, r.choice.chosen + (compensation ? ", compensated" : "")});
+      if (context.tuning == nullptr) out.reports.push_back(report(context, layer, r, module, weight, q, scaled.view()));
       out.quantized.emplace(module, std::move(q));
+    }
+  }
+  if (context.tuning == nullptr) return out;
+  const TuningOutcome tuned = tune(context, spec, block, out);
+  for (const GroupResult& r : results) {
+    const GramMatrix scaled = backend.scaled_gram(stats.at(r.group->site).view(), r.choice.scale);
+    for (const auto& [module, before] : r.choice.rounded) {
+      LayerReport line = report(context, layer, r, module, weights.at(module), out.quantized.at(module), scaled.view());
+      line.chosen += fmt::format(", tuned: block loss x{:.3f}", tuned.before > 0 ? tuned.after / tuned.before : 1.0);
+      out.reports.push_back(std::move(line));
     }
   }
   return out;

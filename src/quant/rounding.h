@@ -4,6 +4,7 @@
 #include <string>
 
 #include "quant/awq_scale.h"
+#include "quant/block_tuning.h"
 #include "quant/pipeline.h"
 
 namespace awq {
@@ -21,6 +22,7 @@ struct RoundingContext {
   const HiddenStates* inputs = nullptr;  // of the block, for methods that replay it (keeps_inputs); else null
   QuantBackend& backend = cpu_quant_backend();  // where the statistics' Gram matrices are
   BlockMatrices* matrices = nullptr;  // the block's weights there; null: the CPU takes them as they are in the block
+  const BlockTuning* tuning = nullptr;  // of --quality max, on the CPU; null: no tuning
 };
 
 // Whether the method needs RoundingContext::inputs; has all it does in a QuantBackend; and needs tokens kept in the statistics.
