@@ -214,7 +214,14 @@ TEST_P(BlockBackward, AgreesWithCentralDifferences) {
   check(at, dx, "inputs");
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, BlockBackward, ::testing::ValuesIn(golden_names(false)),
+// Gemma's blocks have no backward pass: plan_quantize refuses them (BlockTuning.GemmaIsRefused).
+std::vector<std::string> models_going_backward() {
+  std::vector<std::string> names = golden_names(false);
+  std::erase_if(names, [](const std::string& name) { return name.starts_with("gemma"); });
+  return names;
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, BlockBackward, ::testing::ValuesIn(models_going_backward()),
                          [](const auto& named) { return test_name(named.param); });
 
 }  // namespace
