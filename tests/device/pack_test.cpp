@@ -44,30 +44,30 @@ TEST(CudaPack, EveryElementLiesWhereThePictureSays) {
                {200, 384, 192}, {64, 320, -1}, {129, 1024, 256}};
   for (const auto& c : cases)
     for (const int bits : {3, 4})
-     for (const bool zeros : {true, false})
-      for (const DType dtype : {DType::kF16, DType::kBF16}) {
-        SCOPED_TRACE(
-            fmt::format("[{}, {}] w{}g{} zeros {} {}", c.rows, c.cols, bits, c.group, zeros, dtype_name(dtype)));
-        const QuantWeight w = random_quant(c.rows, c.cols, bits, c.group, zeros, dtype, 7);
-        const cuda::PackedHost p = cuda::pack_host(w);
-        EXPECT_EQ(p.view.strips() % 8, 0);
-        EXPECT_EQ(p.view.blocks % 2, 0);
-        for (int row = 0; row < p.view.strips() * 16; ++row)
-          for (int col = 0; col < p.view.blocks * 64; ++col) {
-            const Element e = element(p, row, col);
-            if (row >= c.rows || col >= c.cols) {
-              // Beyond W nothing may add to a sum: x is zero beyond its columns, rows are not stored.
-              if (row < c.rows) {
-                ASSERT_TRUE(e.code == 0 && std::isfinite(e.scale));
+      for (const bool zeros : {true, false})
+        for (const DType dtype : {DType::kF16, DType::kBF16}) {
+          SCOPED_TRACE(
+              fmt::format("[{}, {}] w{}g{} zeros {} {}", c.rows, c.cols, bits, c.group, zeros, dtype_name(dtype)));
+          const QuantWeight w = random_quant(c.rows, c.cols, bits, c.group, zeros, dtype, 7);
+          const cuda::PackedHost p = cuda::pack_host(w);
+          EXPECT_EQ(p.view.strips() % 8, 0);
+          EXPECT_EQ(p.view.blocks % 2, 0);
+          for (int row = 0; row < p.view.strips() * 16; ++row)
+            for (int col = 0; col < p.view.blocks * 64; ++col) {
+              const Element e = element(p, row, col);
+              if (row >= c.rows || col >= c.cols) {
+                // Beyond W nothing may add to a sum: x is zero beyond its columns, rows are not stored.
+                if (row < c.rows) {
+                  ASSERT_TRUE(e.code == 0 && std::isfinite(e.scale));
+                }
+                continue;
               }
-              continue;
+              const int64_t g = col / w.scheme.group_size(c.cols);
+              ASSERT_EQ(e.code, w.codes[row * c.cols + col]) << row << " " << col;
+              ASSERT_EQ(e.zero, w.zero_at(row, g));
+              ASSERT_EQ(e.scale, w.scales[row * w.groups() + g]);
             }
-            const int64_t g = col / w.scheme.group_size(c.cols);
-            ASSERT_EQ(e.code, w.codes[row * c.cols + col]) << row << " " << col;
-            ASSERT_EQ(e.zero, w.zero_at(row, g));
-            ASSERT_EQ(e.scale, w.scales[row * w.groups() + g]);
-          }
-      }
+        }
 }
 
 TEST(CudaPack, TinyAndLargeScalesStayExact) {
