@@ -4,6 +4,7 @@
 // threads there are. So tiles have fixed shapes, write to disjoint memory, and sums across tiles are formed
 // by the caller in a fixed order.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -37,5 +38,11 @@ int threads();
 // Calls body(i) once for every i in [0, n), in any order, on any thread; returns when all are done. The first
 // exception thrown by a body is rethrown here, remaining tiles are skipped. Nested calls run serially.
 void parallel_for(int64_t n, Borrowed<int64_t> body);
+
+// body(begin, end) over chunks of [0, n) worth about 16K element operations each.
+inline void parallel_chunks(int64_t n, int64_t elements_each, Borrowed<int64_t, int64_t> body) {
+  const int64_t chunk = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, elements_each));
+  parallel_for((n + chunk - 1) / chunk, [&](int64_t i) { body(i * chunk, std::min(n, (i + 1) * chunk)); });
+}
 
 }  // namespace awq

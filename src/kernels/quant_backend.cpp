@@ -3,7 +3,24 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/thread_pool.h"
+
 namespace awq {
+
+void multiply_columns(float* w, int64_t rows, int64_t cols, const float* s) {
+  parallel_chunks(rows, cols, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n)
+      for (int64_t k = 0; k < cols; ++k) w[n * cols + k] *= s[k];
+  });
+}
+
+void rounding_error(const float* w, const QuantWeight& q, float* e) {
+  dequantize(q, e);
+  parallel_chunks(q.rows, q.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * q.cols; i < end * q.cols; ++i) e[i] = w[i] - e[i];
+  });
+}
+
 namespace {
 
 class CpuCompensator : public Compensator {
@@ -48,16 +65,16 @@ class CpuBackend : public QuantBackend {
   }
 
   void scale_columns(QuantMatrix& w, const std::vector<float>& s) override {
-    const int64_t cols = w.dim(1);
-    float* to = w.f32();
-    for (int64_t i = 0; i < w.numel(); ++i) to[i] *= s[i % cols];
+    multiply_columns(w.f32(), w.dim(0), w.dim(1), s.data());
   }
 
   void divide_rows(QuantMatrix& w, int64_t first, const std::vector<float>& s) override {
     const int64_t cols = w.dim(1);
     float* to = w.f32() + first * cols;
-    for (int64_t r = 0; r < static_cast<int64_t>(s.size()); ++r)
-      for (int64_t k = 0; k < cols; ++k) to[r * cols + k] /= s[r];
+    parallel_chunks(static_cast<int64_t>(s.size()), cols, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        for (int64_t k = 0; k < cols; ++k) to[r * cols + k] /= s[r];
+    });
   }
 
   void add_relative_magnitudes(const QuantMatrix& w, int64_t group, std::vector<double>& sum) override {
@@ -78,10 +95,12 @@ class CpuBackend : public QuantBackend {
 
   GramMatrix scaled_gram(const GramView& g, const std::vector<float>& s) override {
     GramMatrix out{g.dim, std::vector<float>(static_cast<size_t>(g.dim * g.dim))};
-    for (int64_t i = 0; i < g.dim; ++i) {
-      const float a = 1.0f / s[i];
-      for (int64_t j = 0; j < g.dim; ++j) out.host[i * g.dim + j] = g.host[i * g.dim + j] * a / s[j];
-    }
+    parallel_chunks(g.dim, g.dim, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float a = 1.0f / s[i];
+        for (int64_t j = 0; j < g.dim; ++j) out.host[i * g.dim + j] = g.host[i * g.dim + j] * a / s[j];
+      }
+    });
     return out;
   }
 
@@ -100,8 +119,7 @@ class CpuBackend : public QuantBackend {
   double loss(const QuantMatrix& w, const RoundedWeight& q, const GramView& g) override {
     Tensor error(DType::kF32, w.shape());
     float* e = error.f32();
-    dequantize(q, e);
-    for (int64_t i = 0; i < w.numel(); ++i) e[i] = w.f32()[i] - e[i];
+    rounding_error(w.f32(), q, e);
     return gram_loss(e, w.dim(0), w.dim(1), g.host);
   }
   double energy(const QuantMatrix& w, const GramView& g) override { return gram_loss(w.f32(), w.dim(0), w.dim(1), g.host); }

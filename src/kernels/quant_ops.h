@@ -24,6 +24,11 @@ void gram_loss_rows(const float* e, int64_t rows, int64_t k, const float* g, dou
 // Sum over rows (added in row order).
 double gram_loss(const float* e, int64_t rows, int64_t k, const float* g, bool bf16 = false);
 
+// w [rows, cols]: column k times s[k].
+void multiply_columns(float* w, int64_t rows, int64_t cols, const float* s);
+// e [rows, cols] = w - Q.
+void rounding_error(const float* w, const QuantWeight& q, float* e);
+
 // Round to nearest on the range [min(w), max(w)] of each group, 0 always inside; the scale is rounded to
 // scale_dtype before the codes are formed: s = (max - min) / max_code, z = clamp(round(-min / s)), q =
 // clamp(round(w / s + z)). Symmetric: s = max|w| / (2^(bits-1) - 1/2), z = 2^(bits-1). w [rows, cols]. Throws

@@ -82,10 +82,10 @@ Block::Block(std::shared_ptr<const ModelConfig> config, const BlockSpec& spec, c
       gate_up_(make_linear(spec, weights, Site::kMlpIn, options)),
       down_(make_linear(spec, weights, Site::kMlpDown, options)) {}
 
-void Block::forward(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch,
-                    Observer* observer) const {
-  attention(hidden, batch, cache, scratch, observer);
-  mlp(hidden, static_cast<int64_t>(batch.tokens.size()), scratch, observer);
+void Block::forward(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch, Observer* observer,
+                    BlockHalf half) const {
+  if (half != BlockHalf::kMlp) attention(hidden, batch, cache, scratch, observer);
+  if (half != BlockHalf::kAttention) mlp(hidden, static_cast<int64_t>(batch.tokens.size()), scratch, observer);
 }
 
 void Block::normalise_heads(float* x, int64_t ldx, int64_t tokens, int64_t heads, const Tensor& gain) const {

@@ -135,14 +135,17 @@ struct Scratch {
   std::vector<float> normed, qkv, attention, gate_up, mlp, delta;
 };
 
+// The attention with the norm before it and the sum after it, the MLP with its own, or both.
+enum class BlockHalf : uint8_t { kBoth, kAttention, kMlp };
+
 class Block {
  public:
   Block(std::shared_ptr<const ModelConfig> config, const BlockSpec& spec, const BlockWeights& weights,
         const LinearOptions& options);
   // hidden [tokens, hidden] is updated in place. cache == nullptr: every span is a whole sequence from
   // position 0.
-  void forward(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch,
-               Observer* observer) const;
+  void forward(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch, Observer* observer,
+               BlockHalf half = BlockHalf::kBoth) const;
   int64_t bytes() const;
   std::vector<const Linear*> linears() const { return {&qkv_, &o_, &gate_up_, &down_}; }
 

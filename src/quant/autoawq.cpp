@@ -1,11 +1,14 @@
 // AutoAWQ's search as AutoAWQ does it (0.2.9, awq/quantize/quantizer.py): 20 exponents per scale group, each judged by running
-// the module that contains the group - the attention for q, k and v, the MLP for gate and up - over all calibration tokens with
+// the module that contains the group - the attention for q, k and v, the MLP for gate and up - over the calibration tokens with
 // the weights rounded, then a clip of each group of weights on 512 tokens, q and k excepted. For a linear that is its own
-// module (o, down) the replay's error is exactly the Gram loss, which is used instead. Two differences are kept: ranges contain
+// module (o, down) the replay's error is exactly the Gram loss, which is used instead. Three differences are kept: ranges contain
 // 0, where AutoAWQ's rounding loses the end of groups of one sign; where a norm stands behind the module (gemma), errors are those
-// behind it.
+// behind it; and an exponent that is worse beyond doubt on a part of the sequences is not run over the others (a race: Maron and
+// Moore 1994, with paired differences as in F-Race, Birattari et al. 2002).
 #include <cmath>
+#include <numeric>
 
+#include "base/thread_pool.h"
 #include "kernels/quant_ops.h"
 #include "quant/rounders.h"
 
@@ -25,7 +28,11 @@ std::vector<GroupLinear> linears_of(const RoundingContext& context, int64_t laye
 Tensor rounded(const Tensor& w, const std::vector<float>& s, const RoundingContext& context) {
   Tensor error(DType::kF32, w.shape());
   minmax_error(w.f32(), w.dim(0), w.dim(1), context.plan.scheme, context.dtype, s.data(), error.f32());
-  for (int64_t i = 0; i < w.numel(); ++i) error.f32()[i] = w.f32()[i] - std::as_const(error).f32()[i];
+  float* out = error.f32();
+  const float* from = w.f32();
+  parallel_chunks(w.numel(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) out[i] = from[i] - out[i];
+  });
   return error;
 }
 
@@ -36,37 +43,56 @@ BlockWeights replaced(const BlockWeights& block, std::map<std::string, Tensor> w
   return out;
 }
 
+// The sequences in parts that double what was seen: 8, 8, 16, 32, ... Runs the half of the block that contains a group.
 class Replay {
  public:
   Replay(const RoundingContext& context, const BlockSpec& spec, const BlockWeights& block, const ScaleGroup& group)
-      : context_(context), spec_(spec), config_(std::make_shared<const ModelConfig>(context.plan.config)) {
-    // Without the MLP's output the block's output moves as the attention's does.
-    std::map<std::string, Tensor> silenced;
-    if (group.site == Site::kAttentionIn)
-      for (const LinearSpec& l : spec.linears)
-        if (l.reads == Site::kMlpDown) silenced.emplace(l.module, Tensor::zeros(DType::kF32, {l.out, l.in}));
-    base_ = replaced(block, std::move(silenced));
-    for (auto& [module, bias] : base_.biases)
-      if (group.site == Site::kAttentionIn && spec.linears.back().module == module) bias = Tensor::zeros(DType::kF32, bias.shape());
-    reference_.emplace(*context.inputs);
-    reference_->advance(Block(config_, spec, base_, context.precision), scratch_, nullptr);
+      : context_(context), spec_(spec), block_(block), config_(std::make_shared<const ModelConfig>(context.plan.config)),
+        half_(group.site == Site::kAttentionIn ? BlockHalf::kAttention : BlockHalf::kMlp), original_(config_, spec, block, context.precision),
+        order_(spread_order(context.inputs->sequences().count())) {}
+
+  bool more() const { return seen_ < order_.size(); }
+
+  // Takes the next sequences; errors() are of these from then on.
+  void next() {
+    const size_t count = seen_ == 0 ? std::min(kFirstSequences, order_.size()) : std::min(seen_, order_.size() - seen_);
+    const std::span<const int64_t> which(order_.data() + seen_, count);
+    seen_ += count;
+    sequences_ = select_sequences(context_.inputs->sequences(), which);
+    inputs_ = context_.inputs->select(sequences_, which);
+    if (half_ == BlockHalf::kMlp) inputs_->advance(original_, scratch_, nullptr, BlockHalf::kAttention);
+    reference_ = inputs_;
+    reference_->advance(original_, scratch_, nullptr, half_);
   }
 
-  double error(std::map<std::string, Tensor> weights) {
-    HiddenStates states = *context_.inputs;
-    states.advance(Block(config_, spec_, replaced(base_, std::move(weights)), context_.precision), scratch_, nullptr);
-    double sum = 0;
-    const auto a = states.values(), b = reference_->values();
-    for (size_t i = 0; i < a.size(); ++i) sum += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-    return sum;
+  // Squared error of the half's output on each sequence with `weights` in place of the block's own.
+  std::vector<double> errors(std::map<std::string, Tensor> weights) {
+    HiddenStates states = *inputs_;
+    states.advance(Block(config_, spec_, replaced(block_, std::move(weights)), context_.precision), scratch_, nullptr, half_);
+    std::vector<int64_t> begin = {0};
+    for (const int64_t length : sequences_.lengths) begin.push_back(begin.back() + length * states.width());
+    std::vector<double> out(sequences_.lengths.size());
+    const float *a = states.data(), *b = reference_->data();
+    parallel_for(sequences_.count(), [&](int64_t s) {
+      const auto at = static_cast<size_t>(s);
+      for (int64_t i = begin[at]; i < begin[at + 1]; ++i) out[at] += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    });
+    return out;
   }
 
  private:
+  static constexpr size_t kFirstSequences = 8;
+
   const RoundingContext& context_;
   const BlockSpec& spec_;
+  const BlockWeights& block_;
   std::shared_ptr<const ModelConfig> config_;
-  BlockWeights base_;
-  std::optional<HiddenStates> reference_;
+  BlockHalf half_;
+  Block original_;
+  std::vector<int64_t> order_;
+  size_t seen_ = 0;
+  TokenSequences sequences_;
+  std::optional<HiddenStates> inputs_, reference_;
   Scratch scratch_;
 };
 
@@ -76,35 +102,93 @@ struct Choice {
   double ratio = 0;
 };
 
+struct Entrant {
+  double ratio = 0;
+  std::vector<float> scale;
+  std::vector<double> errors;  // of each sequence so far, or of all tokens together
+
+  double error() const { return std::accumulate(errors.begin(), errors.end(), 0.0); }
+};
+
+std::vector<Entrant> entrants(const std::vector<float>& x_mean, const std::vector<float>& w_mean) {
+  std::vector<Entrant> out;
+  for (int i = 0; i < kSteps; ++i) {
+    const double ratio = static_cast<double>(i) / kSteps;
+    out.push_back({ratio, awq_scale(x_mean, w_mean, ratio), {}});
+  }
+  return out;
+}
+
+// The first of the least errors; one that is not finite never wins.
+const Entrant& least(const std::vector<Entrant>& field) {
+  const Entrant* best = &field.front();
+  for (const Entrant& e : field)
+    if (e.error() < best->error() || !std::isfinite(best->error())) best = &e;
+  return *best;
+}
+
+// By how many of its standard errors the mean of a - b is above 0.
+double doubtless(const std::vector<double>& a, const std::vector<double>& b) {
+  const auto n = static_cast<double>(a.size());
+  double sum = 0, squares = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += a[i] - b[i], squares += (a[i] - b[i]) * (a[i] - b[i]);
+  const double mean = sum / n, variance = (squares - n * mean * mean) / (n - 1);
+  if (!std::isfinite(mean)) return std::isfinite(b.front()) ? INFINITY : 0;
+  return variance > 0 ? mean / std::sqrt(variance / n) : 0;
+}
+
+// Drops those whose sequences so far are worse than the best one's by more than kDoubt standard errors of the difference.
+void drop_the_worse(std::vector<Entrant>& field) {
+  constexpr double kDoubt = 3;
+  const std::vector<double> best = least(field).errors;
+  std::erase_if(field, [&](const Entrant& e) { return doubtless(e.errors, best) > kDoubt; });
+}
+
+std::map<std::string, Tensor> candidate(const RoundingContext& context, const std::vector<GroupLinear>& linears, const std::vector<float>& s) {
+  check_cancelled();
+  std::map<std::string, Tensor> out;
+  for (const GroupLinear& l : linears)
+    if (l.quantized) out.emplace(l.module, rounded(l.weight, s, context));
+  return out;
+}
+
+void race(const RoundingContext& context, const std::vector<GroupLinear>& linears, Replay& replay, std::vector<Entrant>& field) {
+  while (replay.more()) {
+    replay.next();
+    for (Entrant& e : field) {
+      const std::vector<double> errors = replay.errors(candidate(context, linears, e.scale));
+      e.errors.insert(e.errors.end(), errors.begin(), errors.end());
+    }
+    if (replay.more()) drop_the_worse(field);
+  }
+}
+
+double gram_error(const RoundingContext& context, const std::vector<GroupLinear>& linears, const SiteStats& stats, const std::vector<float>& s) {
+  double error = 0;
+  std::map<std::string, Tensor> weights = candidate(context, linears, s);
+  for (const GroupLinear& l : linears) {
+    if (!l.quantized) continue;
+    Tensor& e = weights.at(l.module);
+    float* difference = e.f32();
+    const float* w = l.weight.f32();
+    for (int64_t k = 0; k < e.numel(); ++k) difference[k] -= w[k];
+    error += gram_loss(difference, e.dim(0), e.dim(1), stats.gram.data());
+  }
+  return error;
+}
+
 Choice search(const RoundingContext& context, int64_t layer, const BlockSpec& spec, const ScaleGroup& group, const SiteStats& stats,
               const BlockWeights& block) {
   const auto linears = linears_of(context, layer, group, block);
-  const std::vector<float> x_mean = stats.abs_mean(), w_mean = awq_weight_mean(linears, context.plan.scheme.group_size(stats.dim));
-  std::optional<Replay> replay;
-  if (linears.size() > 1 && context.inputs != nullptr) replay.emplace(context, spec, block, group);
-  Choice best{&group, {}, 0};
-  double least = INFINITY;
-  for (int i = 0; i < kSteps; ++i) {
-    check_cancelled();
-    const double ratio = static_cast<double>(i) / kSteps;
-    const std::vector<float> s = awq_scale(x_mean, w_mean, ratio);
-    std::map<std::string, Tensor> candidate;
-    for (const GroupLinear& l : linears)
-      if (l.quantized) candidate.emplace(l.module, rounded(l.weight, s, context));
-    double error = 0;
-    if (replay) {
-      error = replay->error(std::move(candidate));
-    } else {
-      for (const GroupLinear& l : linears) {
-        if (!l.quantized) continue;
-        Tensor& e = candidate.at(l.module);
-        for (int64_t k = 0; k < e.numel(); ++k) e.f32()[k] -= l.weight.f32()[k];
-        error += gram_loss(e.f32(), e.dim(0), e.dim(1), stats.gram.data());
-      }
-    }
-    if (error < least) least = error, best.scale = s, best.ratio = ratio;
+  std::vector<Entrant> field = entrants(stats.abs_mean(), awq_weight_mean(linears, context.plan.scheme.group_size(stats.dim)));
+  if (linears.size() > 1 && context.inputs != nullptr) {
+    Replay replay(context, spec, block, group);
+    race(context, linears, replay, field);
+  } else {
+    for (Entrant& e : field) e.errors = {gram_error(context, linears, stats, e.scale)};
   }
-  return best;
+  const Entrant& best = least(field);
+  return {&group, best.scale, best.ratio};
 }
 
 // AutoAWQ scales o_proj only where every query head has its own values.

@@ -163,9 +163,10 @@ class Search {
     return result;
   }
 
-  static constexpr size_t kFinalists = 3;
   std::vector<Candidate> finalists(const std::vector<Candidate>& sorted) const {
-    std::vector<Candidate> out(sorted.begin(), sorted.begin() + static_cast<int64_t>(std::min(kFinalists, sorted.size())));
+    const size_t count = std::min<size_t>(search_.quick ? 2 : 3, sorted.size());
+    std::vector<Candidate> out(sorted.begin(), sorted.begin() + static_cast<int64_t>(count));
+    if (search_.quick) return out;
     bool has_identity = false, has_awq = false;
     for (const Candidate& c : out) has_identity |= c.is_identity(), has_awq |= c.in_awq_grid();
     for (const Candidate& c : sorted) {

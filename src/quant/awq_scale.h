@@ -39,6 +39,9 @@ struct ScaleSearch {
   const float* norm_gain = nullptr;
   DType norm_dtype = DType::kF16;
   float norm_offset = 0;
+  // Only the two best candidates are rounded in full beside AutoAWQ's rule; otherwise three, and the best of AutoAWQ's grid and
+  // the identity where they are not among them.
+  bool quick = false;
 };
 
 // Never worse in Gram loss than AutoAWQ's rule, identity included among the candidates.

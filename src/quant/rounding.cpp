@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/half.h"
+#include "base/thread_pool.h"
 
 namespace awq {
 
@@ -12,7 +13,10 @@ double relative_error(const Tensor& weight, const Tensor& rounded, const SiteSta
   if (stats.tokens == 0) return std::numeric_limits<double>::quiet_NaN();
   Tensor error(DType::kF32, weight.shape());
   float* e = error.f32();
-  for (int64_t i = 0; i < weight.numel(); ++i) e[i] = weight.f32()[i] - rounded.f32()[i];
+  const float *w = weight.f32(), *r = rounded.f32();
+  parallel_chunks(weight.numel(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) e[i] = w[i] - r[i];
+  });
   const double energy = gram_loss(weight.f32(), weight.dim(0), weight.dim(1), stats.gram.data());
   return energy > 0 ? gram_loss(e, weight.dim(0), weight.dim(1), stats.gram.data()) / energy : 0;
 }
@@ -103,6 +107,7 @@ GroupResult search_group(const RoundingContext& context, int64_t layer, const Sc
     if (const PlannedLinear& l = context.plan.linear(layer, module); l.quantized) search.scheme = l.scheme;
   search.scale_dtype = context.dtype;
   search.channel_owner = owners(group, context.plan.config);
+  search.quick = context.options.quality == "fast";
   if (group.fold == Fold::kNorm) {
     search.norm_gain = block.norms.at(group.producer).f32();
     search.norm_dtype = context.dtype;

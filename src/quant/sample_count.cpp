@@ -3,6 +3,7 @@
 #include <array>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "base/log.h"
 #include "quant/rounders.h"
@@ -14,42 +15,10 @@ constexpr Site kSites[] = {Site::kAttentionIn, Site::kAttentionOut, Site::kMlpIn
 constexpr int64_t kRows = 96;  // of a site's weights, evenly spaced
 constexpr int kSweeps = 1, kRefits = 1;
 
-// 0, 4, 2, 6, 1, 5, 3, 7, ...: every prefix is spread over all (van der Corput 1935).
-std::vector<int64_t> spread_order(int64_t n) {
-  int bits = 0;
-  while ((int64_t{1} << bits) < n) ++bits;
-  std::vector<int64_t> order;
-  for (int64_t i = 0; i < (int64_t{1} << bits); ++i) {
-    int64_t reversed = 0;
-    for (int b = 0; b < bits; ++b) reversed |= (i >> b & 1) << (bits - 1 - b);
-    if (reversed < n) order.push_back(reversed);
-  }
-  return order;
-}
-
-TokenSequences reordered(const TokenSequences& all) {
-  std::vector<int64_t> begin = {0};
-  for (const int64_t length : all.lengths) begin.push_back(begin.back() + length);
-  TokenSequences out;
-  for (const int64_t i : spread_order(all.count())) {
-    out.ids.insert(out.ids.end(), all.ids.begin() + begin[static_cast<size_t>(i)], all.ids.begin() + begin[static_cast<size_t>(i) + 1]);
-    out.lengths.push_back(all.lengths[static_cast<size_t>(i)]);
-  }
-  return out;
-}
-
 TokenSequences part(const TokenSequences& all, int64_t first, int64_t count) {
-  TokenSequences out;
-  int64_t at = 0;
-  for (int64_t i = 0; i < first + count; ++i) {
-    const int64_t length = all.lengths[static_cast<size_t>(i)];
-    if (i >= first) {
-      out.ids.insert(out.ids.end(), all.ids.begin() + at, all.ids.begin() + at + length);
-      out.lengths.push_back(length);
-    }
-    at += length;
-  }
-  return out;
+  std::vector<int64_t> which(static_cast<size_t>(count));
+  std::iota(which.begin(), which.end(), first);
+  return select_sequences(all, which);
 }
 
 class Probe {
@@ -190,7 +159,8 @@ bool compensates(const QuantizeOptions& o) { return o.method == "gptq" || (o.met
 SampleChoice choose_samples(const Checkpoint& checkpoint, const QuantizeOptions& options, std::span<const int32_t> stream, int64_t seq_len,
                             Precision precision, const ProgressFn& progress) {
   if (!calibrates(options.method)) return {};
-  const TokenSequences pool = reordered(cut_sequences(stream, seq_len, kMostSamples));
+  const TokenSequences cut = cut_sequences(stream, seq_len, kMostSamples);
+  const TokenSequences pool = select_sequences(cut, spread_order(cut.count()));
   return Probe(checkpoint, options, pool, precision, progress).run();
 }
 

@@ -54,6 +54,38 @@ TokenSequences evenly_spaced(const TokenSequences& all, int64_t count) {
   return out;
 }
 
+std::vector<int64_t> spread_order(int64_t n) {
+  int bits = 0;
+  while ((int64_t{1} << bits) < n) ++bits;
+  std::vector<int64_t> order;
+  for (int64_t i = 0; i < (int64_t{1} << bits); ++i) {
+    int64_t reversed = 0;
+    for (int b = 0; b < bits; ++b) reversed |= (i >> b & 1) << (bits - 1 - b);
+    if (reversed < n) order.push_back(reversed);
+  }
+  return order;
+}
+
+namespace {
+// Where each sequence begins, and where the last one ends.
+std::vector<int64_t> begins(const TokenSequences& sequences) {
+  std::vector<int64_t> begin = {0};
+  for (const int64_t length : sequences.lengths) begin.push_back(begin.back() + length);
+  return begin;
+}
+}  // namespace
+
+TokenSequences select_sequences(const TokenSequences& all, std::span<const int64_t> which) {
+  const std::vector<int64_t> begin = begins(all);
+  TokenSequences out;
+  for (const int64_t i : which) {
+    const auto at = static_cast<size_t>(i);
+    out.ids.insert(out.ids.end(), all.ids.begin() + begin[at], all.ids.begin() + begin[at + 1]);
+    out.lengths.push_back(all.lengths[at]);
+  }
+  return out;
+}
+
 std::string tokens_digest(const TokenSequences& sequences) {
   Sha256 hash;
   hash.update(std::as_bytes(std::span(sequences.lengths)));
@@ -74,7 +106,18 @@ HiddenStates::HiddenStates(const TokenSequences& sequences, int64_t width, std::
   if (states_.size() != expected) fail(Code::kBadFile, "saved hidden states: expected {} values, got {}", expected, states_.size());
 }
 
-void HiddenStates::advance(const Block& block, Scratch& scratch, Observer* observer) {
+HiddenStates HiddenStates::select(const TokenSequences& sequences, std::span<const int64_t> which) const {
+  const std::vector<int64_t> begin = begins(*sequences_);
+  std::vector<float> states;
+  states.reserve(static_cast<size_t>(sequences.tokens() * width_));
+  for (const int64_t i : which) {
+    const auto at = static_cast<size_t>(i);
+    states.insert(states.end(), states_.begin() + begin[at] * width_, states_.begin() + begin[at + 1] * width_);
+  }
+  return {sequences, width_, std::move(states)};
+}
+
+void HiddenStates::advance(const Block& block, Scratch& scratch, Observer* observer, BlockHalf half) {
   const auto& lengths = sequences_->lengths;
   int64_t start = 0;
   for (size_t s = 0; s < lengths.size();) {
@@ -88,7 +131,7 @@ void HiddenStates::advance(const Block& block, Scratch& scratch, Observer* obser
       tokens += lengths[s];
     }
     const BatchView batch{std::span(sequences_->ids).subspan(static_cast<size_t>(start), static_cast<size_t>(tokens)), positions, spans};
-    block.forward(states_.data() + start * width_, batch, nullptr, scratch, observer);
+    block.forward(states_.data() + start * width_, batch, nullptr, scratch, observer, half);
     start += tokens;
   }
 }

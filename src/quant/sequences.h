@@ -27,6 +27,12 @@ TokenSequences first_sequences(const TokenSequences& all, int64_t tokens);
 // `count` of the sequences, evenly spaced; all where there are fewer.
 TokenSequences evenly_spaced(const TokenSequences& all, int64_t count);
 
+// The numbers 0 to n - 1 in an order of which every prefix is spread over all: 0, 4, 2, 6, 1, 5, 3, 7, ... (van der Corput 1935).
+std::vector<int64_t> spread_order(int64_t n);
+
+// The sequences of these numbers, in this order.
+TokenSequences select_sequences(const TokenSequences& all, std::span<const int64_t> which);
+
 // SHA-256 of ids and lengths.
 std::string tokens_digest(const TokenSequences& sequences);
 
@@ -37,8 +43,10 @@ class HiddenStates {
   HiddenStates(const TokenSequences& sequences, const ModelConfig& config, const Tensor& embedding);
   // States saved earlier: values() of the same sequences; kBadFile when there are more or fewer.
   HiddenStates(const TokenSequences& sequences, int64_t width, std::vector<float> states);
-  // Runs every sequence through the block in chunks of about kChunkTokens.
-  void advance(const Block& block, Scratch& scratch, Observer* observer);
+  // Those of some of its sequences; `sequences` are select_sequences(this->sequences(), which).
+  HiddenStates select(const TokenSequences& sequences, std::span<const int64_t> which) const;
+  // Runs every sequence through the block, or a half of it, in chunks of about kChunkTokens.
+  void advance(const Block& block, Scratch& scratch, Observer* observer, BlockHalf half = BlockHalf::kBoth);
   const float* data() const { return states_.data(); }
   std::span<const float> values() const { return states_; }
   std::span<float> mutable_values() { return states_; }

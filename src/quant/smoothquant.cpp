@@ -29,7 +29,9 @@ Tensor stacked(const RoundingContext& context, int64_t layer, const ScaleGroup& 
 std::vector<float> smoothing(const SiteStats& stats, const Tensor& w, double exponent) {
   const int64_t cols = w.dim(1);
   std::vector<float> top(static_cast<size_t>(cols), 0.0f), s(top.size());
-  for (int64_t i = 0; i < w.numel(); ++i) top[i % cols] = std::max(top[i % cols], std::fabs(w.f32()[i]));
+  const float* from = w.f32();
+  for (int64_t n = 0; n < w.dim(0); ++n)
+    for (int64_t k = 0; k < cols; ++k) top[k] = std::max(top[k], std::fabs(from[n * cols + k]));
   for (int64_t k = 0; k < cols; ++k) {
     const double x = std::max(stats.channel_max[k], kFloor), t = std::max(top[k], kFloor);
     s[k] = static_cast<float>(std::max(std::pow(x, exponent) / std::pow(t, 1 - exponent), double{kFloor}));
@@ -42,7 +44,7 @@ double product_error(const SiteStats& stats, const Tensor& w, const std::vector<
                      const std::vector<float>& exact) {
   const int64_t rows = w.dim(0), cols = w.dim(1);
   Tensor scaled = w.clone();
-  for (int64_t i = 0; i < w.numel(); ++i) scaled.f32()[i] *= s[i % cols];
+  multiply_columns(scaled.f32(), rows, cols, s.data());
   std::vector<float> x = stats.sample, y(exact.size());
   for (size_t i = 0; i < x.size(); ++i) x[i] /= s[i % cols];
   pack_linear(quantize_absmax(scaled.f32(), rows, cols, scheme, dtype), Precision::kExact)->run(x.data(), stats.sample_tokens, y.data(), rows);

@@ -1,5 +1,6 @@
 #include "quant/stats.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/thread_pool.h"
@@ -26,13 +27,19 @@ void StatsObserver::on_input(int64_t, Site site, const float* x, int64_t tokens,
   constexpr int64_t kColumns = 64;
   const int64_t tiles = (dim + kColumns - 1) / kColumns;
   parallel_for(tiles, [&](int64_t tile) {
-    const int64_t begin = tile * kColumns, end = std::min(dim, begin + kColumns);
+    const int64_t begin = tile * kColumns, n = std::min(kColumns, dim - begin);
+    double sum[kColumns];
+    float most[kColumns];
+    std::copy_n(s.abs_sum.data() + begin, n, sum);
+    std::copy_n(s.channel_max.data() + begin, n, most);
     for (int64_t t = 0; t < tokens; ++t)
-      for (int64_t k = begin; k < end; ++k) {
-        const float a = std::fabs(x[t * dim + k]);
-        s.abs_sum[k] += a;
-        s.channel_max[k] = a > s.channel_max[k] ? a : s.channel_max[k];
+      for (int64_t k = 0; k < n; ++k) {
+        const float a = std::fabs(x[t * dim + begin + k]);
+        sum[k] += a;
+        most[k] = a > most[k] ? a : most[k];
       }
+    std::copy_n(sum, n, s.abs_sum.data() + begin);
+    std::copy_n(most, n, s.channel_max.data() + begin);
   });
   for (const float m : s.channel_max) s.abs_max = std::max(s.abs_max, m);
   if (!keep_sample_) return;

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/half.h"
+#include "base/thread_pool.h"
 
 namespace awq {
 
@@ -134,7 +135,9 @@ void dequantize_row(const QuantWeight& w, int64_t row, int64_t k0, int64_t n, fl
 }
 
 void dequantize(const QuantWeight& w, float* out) {
-  for (int64_t n = 0; n < w.rows; ++n) dequantize_row(w, n, 0, w.cols, out + n * w.cols);
+  parallel_chunks(w.rows, w.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) dequantize_row(w, n, 0, w.cols, out + n * w.cols);
+  });
 }
 
 }  // namespace awq

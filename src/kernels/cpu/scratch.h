@@ -47,11 +47,4 @@ inline simd::Elem elem_of(DType dtype) {
                                 : simd::Elem::kBF16;
 }
 
-// body(begin, end) over chunks of [0, n) worth about 16K element operations each.
-inline void parallel_chunks(int64_t n, int64_t elements_each,
-                            Borrowed<int64_t, int64_t> body) {
-  const int64_t chunk = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, elements_each));
-  parallel_for(ceil_div(n, chunk), [&](int64_t i) { body(i * chunk, std::min(n, (i + 1) * chunk)); });
-}
-
 }  // namespace awq
