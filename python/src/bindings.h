@@ -16,6 +16,7 @@
 #include <thread>
 #include <type_traits>
 
+#include "base/error.h"
 #include "base/progress.h"
 #include "tensor/tensor.h"
 
@@ -37,6 +38,15 @@ void bind_compare(nb::module_& m);
 // A numpy array that owns a copy of, or shares, what `data` points to.
 nb::object numpy_copy(const float* data, std::vector<size_t> shape);
 nb::object numpy_of(const Tensor& tensor);  // float types become float32
+
+// Sets a field to what `given` has under its name; where it has nothing, the field stays. TypeError for a value of a wrong type.
+template <class T>
+void take(const nb::dict& given, const char* name, T& field) {
+  if (!given.contains(name)) return;
+  const nb::object value = given[name];
+  if (!nb::try_cast(value, field))
+    throw nb::type_error(fmt::format("{}: a value of type {} does not fit", name, nb::type_name(value.type()).c_str()).c_str());
+}
 
 // A Python function called while the library works without the GIL. The first exception it raises is kept,
 // the work is stopped, and the exception goes on in the thread that asked for the work.

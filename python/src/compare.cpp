@@ -11,25 +11,22 @@ namespace {
 
 CompareRequest request_from(const nb::dict& given) {
   CompareRequest o;
-  const auto take = [&](const char* name, auto& field) {
-    if (given.contains(name)) field = nb::cast<std::remove_reference_t<decltype(field)>>(given[name]);
-  };
-  take("model", o.model);
-  take("methods", o.methods);
-  take("bits", o.quantize.bits);
-  take("group_size", o.group);
-  take("calib", o.calib);
-  take("samples", o.samples);
-  take("seq_len", o.seq_len);
-  take("protocol", o.protocol);
-  take("limit", o.limit);
+  take(given, "model", o.model);
+  take(given, "methods", o.methods);
+  take(given, "bits", o.quantize.bits);
+  take(given, "group_size", o.group);
+  take(given, "calib", o.calib);
+  take(given, "samples", o.samples);
+  take(given, "seq_len", o.seq_len);
+  take(given, "protocol", o.protocol);
+  take(given, "limit", o.limit);
   bool speed = true, prompts = true;
-  take("speed", speed);
-  take("prompts", prompts);
+  take(given, "speed", speed);
+  take(given, "prompts", prompts);
   o.no_speed = !speed;
   o.no_prompts = !prompts;
-  take("stats", o.stats.load);
-  take("save_stats", o.stats.save);
+  take(given, "stats", o.stats.load);
+  take(given, "save_stats", o.stats.save);
   return o;
 }
 

@@ -28,19 +28,16 @@ struct Answer {
 
 Settings settings_from(const nb::dict& given) {
   Settings s;
-  const auto take = [&](const char* name, auto& field) {
-    if (given.contains(name)) field = nb::cast<std::remove_reference_t<decltype(field)>>(given[name]);
-  };
-  take("temperature", s.sampling.temperature);
-  take("top_k", s.sampling.top_k);
-  take("top_p", s.sampling.top_p);
-  take("min_p", s.sampling.min_p);
-  take("repetition_penalty", s.sampling.repetition_penalty);
-  take("seed", s.sampling.seed);
-  take("max_tokens", s.max_tokens);
-  take("min_tokens", s.min_tokens);
-  take("end_ids", s.end_ids);
-  take("ignore_end", s.ignore_end);
+  take(given, "temperature", s.sampling.temperature);
+  take(given, "top_k", s.sampling.top_k);
+  take(given, "top_p", s.sampling.top_p);
+  take(given, "min_p", s.sampling.min_p);
+  take(given, "repetition_penalty", s.sampling.repetition_penalty);
+  take(given, "seed", s.sampling.seed);
+  take(given, "max_tokens", s.max_tokens);
+  take(given, "min_tokens", s.min_tokens);
+  take(given, "end_ids", s.end_ids);
+  take(given, "ignore_end", s.ignore_end);
   return s;
 }
 

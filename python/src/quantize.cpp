@@ -146,26 +146,23 @@ nb::dict summary(const Quantized& q) {
 
 Options options_from(const nb::dict& given) {
   Options o;
-  const auto take = [&](const char* name, auto& field) {
-    if (given.contains(name)) field = nb::cast<std::remove_reference_t<decltype(field)>>(given[name]);
-  };
-  take("model", o.model);
-  take("output", o.output);
-  take("method", o.quantize.method);
-  take("quality", o.quantize.quality);
-  take("iterations", o.quantize.iterations);
-  take("bits", o.quantize.bits);
-  take("group_size", o.group);
-  take("symmetric", o.quantize.symmetric);
-  take("format", o.quantize.format);
-  take("dtype", o.quantize.dtype);
-  take("skip", o.quantize.skip);
-  take("calib", o.calib);
-  take("samples", o.samples);
-  take("seq_len", o.seq_len);
-  take("plan", o.plan);
-  take("check", o.check);
-  take("force", o.force);
+  take(given, "model", o.model);
+  take(given, "output", o.output);
+  take(given, "method", o.quantize.method);
+  take(given, "quality", o.quantize.quality);
+  take(given, "iterations", o.quantize.iterations);
+  take(given, "bits", o.quantize.bits);
+  take(given, "group_size", o.group);
+  take(given, "symmetric", o.quantize.symmetric);
+  take(given, "format", o.quantize.format);
+  take(given, "dtype", o.quantize.dtype);
+  take(given, "skip", o.quantize.skip);
+  take(given, "calib", o.calib);
+  take(given, "samples", o.samples);
+  take(given, "seq_len", o.seq_len);
+  take(given, "plan", o.plan);
+  take(given, "check", o.check);
+  take(given, "force", o.force);
   return o;
 }
 
