@@ -13,6 +13,7 @@
 #include "cli/options.h"
 #include "cli/text_layout.h"
 #include "kernels/limits.h"
+#include "model/load_words.h"
 
 namespace awq::cli {
 namespace {

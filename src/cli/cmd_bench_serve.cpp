@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "base/error.h"
 #include "base/system.h"
 #include "checkpoint/manifest.h"
 #include "cli/commands.h"

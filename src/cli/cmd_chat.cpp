@@ -16,6 +16,7 @@
 #include "cli/draft_options.h"
 #include "cli/line_editor.h"
 #include "cli/sampling_options.h"
+#include "model/load_words.h"
 #include "runtime/end_ids.h"
 #include "runtime/engine.h"
 #include "text/chat.h"

@@ -16,6 +16,7 @@
 #include "cli/diagnose_view.h"
 #include "cli/options.h"
 #include "cli/text_layout.h"
+#include "model/load_words.h"
 #include "quant/request.h"
 #include "text/text_source.h"
 

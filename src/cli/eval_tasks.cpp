@@ -21,6 +21,7 @@
 #include "eval/mtbench.h"
 #include "cli/http_client.h"
 #include "eval/task_run.h"
+#include "model/load_words.h"
 #include "runtime/end_ids.h"
 #include "text/text_source.h"
 

@@ -6,6 +6,7 @@
 #include "base/system.h"
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/tokenizer_source.h"
+#include "model/load_words.h"
 #include "text/protocol.h"
 
 namespace awq::cli {

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "model/model.h"
+#include "model/load_words.h"
 
 namespace awq::cli {
 
@@ -37,7 +37,7 @@ void add_common_options(CLI::App& command, Context& context) {
       ->type_name("N")
       ->group(group);
   command.add_option("--device", context.device, "auto|cpu|cuda")
-      ->check(one_of({"auto", "cpu", "cuda"}))
+      ->check(one_of(texts_of(kDeviceWords)))
       ->type_name("DEVICE")
       ->group(group);
 }
@@ -46,18 +46,24 @@ void add_precision_options(CLI::App& command, std::string& precision, int& head_
   command
       .add_option("--precision", precision,
                   "fast|exact|bf16: activations of the linears in int8, fp32, bfloat16")
-      ->check(one_of({"fast", "exact", "bf16"}))
+      ->check(one_of(texts_of(kPrecisionWords)))
       ->type_name("NAME")
       ->capture_default_str();
   command.add_option("--head-bits", head_bits, "output layer rounded to 8 or 4 bits; 0: as stored")
-      ->check(CLI::IsMember({0, 4, 8}))
+      ->check(CLI::IsMember(std::vector<int>(kHeadBits.begin(), kHeadBits.end())))
       ->type_name("N")
       ->capture_default_str();
 }
 
+void add_load_in_option(CLI::App& command, std::string& name) {
+  command.add_option("--load-in", name, "nf4|rtn|int8: quantize dense linears while loading")
+      ->check(one_of(texts_of(kLoadInWords)))
+      ->type_name("NAME");
+}
+
 CLI::Option* add_kv_dtype_option(CLI::App& command, std::string& name) {
   return command.add_option("--kv-dtype", name, "float16|bfloat16|float32|int8: keys and values of earlier tokens")
-      ->check(one_of({"float16", "bfloat16", "float32", "int8"}))
+      ->check(one_of(texts_of(kKvDtypeWords)))
       ->type_name("NAME")
       ->capture_default_str();
 }
@@ -69,21 +75,11 @@ void add_pack_cache_option(CLI::App& command, std::string& directory) {
       ->type_name("DIR");
 }
 
-DType kv_dtype_named(std::string_view name) {
-  return name == "float32" ? DType::kF32 : name == "bfloat16" ? DType::kBF16 : name == "int8" ? DType::kI8 : DType::kF16;
-}
-
-Device model_device(const Context& context) {
-  return context.device == "cuda" ? Device::kCuda : Device::kCpu;
-}
+Device model_device(const Context& context) { return device_named(context.device); }
 
 void check_runs_on_cpu(const Context& context, std::string_view command) {
   if (context.device == "cuda")
     fail(Code::kUnsupported, "--device cuda: awq {} runs on the CPU only in this version; use --device auto or cpu", command);
-}
-
-Precision precision_named(std::string_view name) {
-  return name == "exact" ? Precision::kExact : name == "bf16" ? Precision::kBf16 : Precision::kFast;
 }
 
 CLI::Validator one_of(std::vector<std::string> words) {

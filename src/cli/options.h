@@ -21,7 +21,6 @@
 #include <vector>
 
 #include "base/progress.h"
-#include "kernels/linear.h"
 
 namespace awq {
 enum class Device : uint8_t;  // model/model.h
@@ -57,12 +56,12 @@ void add_common_options(CLI::App& command, Context& context);
 
 // --precision fast|exact|bf16 and --head-bits, of commands that run a model.
 void add_precision_options(CLI::App& command, std::string& precision, int& head_bits);
+// --load-in nf4|rtn|int8, of commands that generate text: dense linears are quantized while they are loaded.
+void add_load_in_option(CLI::App& command, std::string& name);
 // --pack-cache (model/pack_cache.h).
 void add_pack_cache_option(CLI::App& command, std::string& directory);
-Precision precision_named(std::string_view name);  // one of the three
 // --kv-dtype, of commands with a key/value cache; its default is what `name` holds.
 CLI::Option* add_kv_dtype_option(CLI::App& command, std::string& name);
-DType kv_dtype_named(std::string_view name);
 // Where --device lets models run; auto is the CPU.
 Device model_device(const Context& context);
 // Refuses --device cuda for work that has no device path.
