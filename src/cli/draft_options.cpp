@@ -3,16 +3,9 @@
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/tokenizer_source.h"
 #include "runtime/drafting.h"
+#include "tokenizer/same_ids.h"
 
 namespace awq::cli {
-namespace {
-
-// What the tokenizers of different models cut differently.
-constexpr const char* kProbe =
-    "The tide of 1,024 boats\n\n\tdef area(w, h): return w * h  # m\u00b2 \u2014 \u7e41\u9ad4\u4e2d\u6587, \u0440\u0443\u0441\u0441\u043a\u0438\u0439 "
-    "\U0001f600 don't  <|im_start|>user\n</s>";
-
-}  // namespace
 
 void add_draft_options(CLI::App& command, DraftOptions& options) {
   const char* group = "Speculation";
@@ -28,10 +21,10 @@ void add_draft_options(CLI::App& command, DraftOptions& options) {
 }
 
 void apply_draft_options(const DraftOptions& options, const LoadOptions& load, const Tokenizer& tokenizer, EngineOptions& engine) {
-  engine.draft_tokens = options.tokens >= 0 ? options.tokens : options.model.empty() ? 0 : 4;
+  engine.draft_tokens = options.tokens >= 0 ? options.tokens : options.model.empty() ? 0 : kModelDrafts;
   if (options.model.empty() || engine.draft_tokens == 0) return;
   const auto checkpoint = Checkpoint::open(resolve_model(options.model));
-  if (load_tokenizer(*checkpoint)->encode(kProbe, true) != tokenizer.encode(kProbe, true))
+  if (!same_ids(*load_tokenizer(*checkpoint), tokenizer))
     fail(Code::kBadArgument, "--draft-model {}: expected the tokenizer of the model it guesses for, got another one", options.model);
   engine.draft_model = Model::load(*checkpoint, load);
 }

@@ -10,7 +10,7 @@
 namespace awq::cli {
 
 struct DraftOptions {
-  int64_t tokens = -1;  // -1: 4 with a draft model, else none
+  int64_t tokens = -1;  // -1: kModelDrafts with a draft model, else none
   std::string model;
 };
 

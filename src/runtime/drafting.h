@@ -17,6 +17,8 @@ struct Sequence;
 // Guesses for one sequence in one step: with the token before them so many rows that every precision's products read the weights
 // once and sum as for one row (kernels/cpu/linear.cpp).
 inline constexpr int64_t kMostDrafts = 7;
+// Of a draft model, unless the user says otherwise.
+inline constexpr int64_t kModelDrafts = 4;
 
 // Guesses from the text itself: what followed the last earlier occurrence of its last three tokens, or else two (prompt look-up
 // decoding, Saxena 2023). Good at quotations, code and edited text.
