@@ -1,9 +1,12 @@
 """Arguments of other people's scripts: what has no meaning here is accepted and said once, what nobody knows is refused."""
 from __future__ import annotations
 
+import contextlib
 import difflib
 import warnings
-from typing import Any, Dict, Iterable
+from typing import Any, Dict, Iterable, Iterator
+
+from .errors import AwqError
 
 _said: set = set()
 
@@ -29,3 +32,15 @@ def without_effect(function: str, given: Dict[str, Any], meaningless: Dict[str, 
     for name in given:
         if name in meaningless:
             say_once(f"{function}.{name}", f"{function}: '{name}' has no effect: {meaningless[name]}")
+
+
+@contextlib.contextmanager
+def in_terms_of(names: Dict[str, str]) -> Iterator[None]:
+    """Errors name options of the command line; the caller knows other names for them."""
+    try:
+        yield
+    except AwqError as error:
+        text = str(error)
+        for option, name in names.items():
+            text = text.replace(option, name)
+        raise type(error)(text) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 import random
 from typing import Any, Callable, Dict, List, Optional
 
+from . import _core
 from ._arguments import refuse_unknown, without_effect
 from .arrays import kind_of, like, rows_of
 from .errors import BadArgumentError, UnsupportedError
@@ -12,7 +13,7 @@ HONOURED = {
     "max_new_tokens", "max_length", "min_new_tokens", "min_length", "do_sample", "temperature", "top_k", "top_p", "min_p",
     "repetition_penalty", "eos_token_id", "pad_token_id", "num_return_sequences", "seed", "streamer", "logits_processor",
     "stopping_criteria", "generation_config", "return_dict_in_generate", "output_hidden_states", "output_attentions",
-    "output_scores", "output_logits",
+    "output_scores", "output_logits", "prompt_lookup_num_tokens", "assistant_model", "num_assistant_tokens", "kv_dtype",
 }
 WITHOUT_EFFECT = {
     "use_cache": "keys and values are always cached",
@@ -31,8 +32,8 @@ WITHOUT_EFFECT = {
 }
 REFUSED = {
     "num_beams": 1, "num_beam_groups": 1, "penalty_alpha": None, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
-    "no_repeat_ngram_size": 0, "bad_words_ids": None, "force_words_ids": None, "constraints": None, "assistant_model": None,
-    "prompt_lookup_num_tokens": None, "guidance_scale": None, "encoder_repetition_penalty": 1.0, "diversity_penalty": 0.0,
+    "no_repeat_ngram_size": 0, "bad_words_ids": None, "force_words_ids": None, "constraints": None, "guidance_scale": None,
+    "encoder_repetition_penalty": 1.0, "diversity_penalty": 0.0,
     "forced_bos_token_id": None, "forced_eos_token_id": None, "suppress_tokens": None, "begin_suppress_tokens": None,
     "stop_strings": None, "prefix_allowed_tokens_fn": None, "inputs_embeds": None, "negative_prompt_ids": None,
     "sequence_bias": None, "exponential_decay_length_penalty": None, "dola_layers": None, "watermarking_config": None,
@@ -82,6 +83,9 @@ def settings(arguments: Dict[str, Any], own_end_ids: List[int], longest_prompt: 
     out["max_tokens"] = _max_tokens(arguments, longest_prompt)
     least = arguments.get("min_new_tokens", max(0, arguments.get("min_length", 0) - longest_prompt))
     out["min_tokens"] = int(least)
+    out["draft_tokens"] = _draft_tokens(arguments)
+    if "kv_dtype" in arguments:
+        out["kv_dtype"] = arguments["kv_dtype"]
     out["repetition_penalty"] = float(arguments.get("repetition_penalty", 1.0))
     if arguments.get("do_sample"):
         out["temperature"] = float(arguments.get("temperature", 1.0))
@@ -93,6 +97,19 @@ def settings(arguments: Dict[str, Any], own_end_ids: List[int], longest_prompt: 
         seed = arguments.get("seed")
         out["seed"] = int(seed) if seed is not None else random.getrandbits(63)
     return out
+
+
+def _draft_tokens(arguments: Dict[str, Any]) -> int:
+    """Tokens to guess ahead. More than the kernels check at once are as many as those: the text is the same with any number."""
+    if "assistant_model" in arguments:
+        if "prompt_lookup_num_tokens" in arguments:
+            raise BadArgumentError("expected prompt_lookup_num_tokens or assistant_model, got both")
+        name, wanted = "num_assistant_tokens", int(arguments.get("num_assistant_tokens", _core.model_drafts))
+    else:
+        name, wanted = "prompt_lookup_num_tokens", int(arguments.get("prompt_lookup_num_tokens", 0))
+    if wanted < 0:
+        raise BadArgumentError(f"{name}: expected 0 or more, got {wanted}")
+    return min(wanted, _core.most_drafts)
 
 
 def _max_tokens(arguments: Dict[str, Any], longest_prompt: int) -> int:

@@ -2,15 +2,17 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import queue
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
 from . import _core, generation
+from ._arguments import in_terms_of, refuse_unknown
 from .arrays import floats_like, kind_of, like, rows_of
 from .errors import BadArgumentError, CancelledError, NotFoundError
-from .progress import reporter
+from .progress import Progress, reporter
 from .tokenizer import AutoTokenizer
 
 
@@ -40,7 +42,7 @@ class Model:
         self.path = path
         self.config = Config(json.loads(checkpoint.config_json))
         self._tokenizer: Optional[AutoTokenizer] = None
-        self.device = "cpu"
+        self.device: str = core.device
 
     @property
     def tokenizer(self) -> AutoTokenizer:
@@ -61,9 +63,8 @@ class Model:
         """Logits [1, tokens, vocab] of one sequence, as numpy or, for a tensor, as a tensor.
 
         hidden_states: a tuple of layers + 1 arrays [1, tokens, hidden], the first the embedding, the last after the final
-        norm. attentions: a tuple of layers arrays [1, heads, tokens, tokens]. Fusion is no obstacle to either."""
-        from ._arguments import refuse_unknown
-
+        norm. attentions: a tuple of layers arrays [1, heads, tokens, tokens]. Fusion is no obstacle to either; a model on
+        the GPU shows neither (UnsupportedError)."""
         refuse_unknown("forward", set(others) - {"use_cache", "return_dict", "labels", "token_type_ids"},
                        {"input_ids", "attention_mask", "output_hidden_states", "output_attentions", "use_cache", "return_dict"})
         kind = kind_of(input_ids)
@@ -84,7 +85,10 @@ class Model:
         inputs or input_ids: [batch, tokens] as lists, a numpy array or a torch tensor; the result is the same kind with the
         prompt in front, rows padded to one length with pad_token_id. A str gives a str: the continuation alone.
         Arguments are transformers' (max_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, eos_token_id,
-        streamer, ...); greedy unless do_sample=True. Raises TypeError for an unknown argument, UnsupportedError (a
+        streamer, ...); greedy unless do_sample=True. kv_dtype: "float32", "float16", "bfloat16" or "int8", of the keys and values of
+        earlier tokens. prompt_lookup_num_tokens: so many tokens, at most 7, are guessed from the text so far and checked in one
+        step; assistant_model: a smaller model of the same tokenizer guesses them (num_assistant_tokens, default 4); the text stays
+        what it is without. Raises TypeError for an unknown argument, BadArgumentError for an impossible value, UnsupportedError (a
         NotImplementedError) for beam search and its kin. Ctrl-C stops between two tokens."""
         ids = inputs if inputs is not None else input_ids
         if ids is None:
@@ -103,7 +107,7 @@ class Model:
             raise BadArgumentError("num_return_sequences: greedy continuations are all alike; set do_sample=True")
         rows = [r for r in rows for _ in range(copies)]
         prompts = [p for p in prompts for _ in range(copies)]
-        settings = generation.settings(args, self._core.config["eos_token_ids"], max(len(r) for r in rows))
+        settings = self._settings(args, max(len(r) for r in rows))
         streamer = args.get("streamer")
         if streamer is not None and len(rows) == 1:
             streamer.put(like(rows, kind if kind == "torch" else "numpy"))
@@ -114,7 +118,25 @@ class Model:
         sequences = like(self._padded(rows, answers, args, settings), kind, device)
         if not args.get("return_dict_in_generate"):
             return sequences
-        return self._details(sequences, prompts, answers, args, kind)
+        out = self._details(sequences, prompts, answers, args, kind)
+        if settings["draft_tokens"] > 0:
+            out.update({name: [a[name] for a in answers] for name in ("drafted", "drafts_right")})
+        return out
+
+    def _settings(self, args: Dict[str, Any], longest_prompt: int) -> Dict[str, Any]:
+        settings = generation.settings(args, self._core.config["eos_token_ids"], longest_prompt)
+        if settings["draft_tokens"] > 0 and "assistant_model" in args:
+            settings["draft_model"] = self._assistant(args["assistant_model"])
+        return settings
+
+    def _assistant(self, given: Any) -> Any:
+        """The core of a model that may guess for this one."""
+        model = getattr(given, "model", given)  # AutoAWQ's class holds one
+        if not isinstance(model, Model):
+            raise BadArgumentError(f"assistant_model: expected a model of awq.load, got {type(given).__name__}")
+        if not self.tokenizer._core.same_ids(model.tokenizer._core):
+            raise BadArgumentError(f"assistant_model {model.path}: expected the tokenizer of the model it guesses for, got another one")
+        return model._core
 
     def _padded(self, rows: List[List[int]], answers: List[Dict[str, Any]], args: Dict[str, Any], settings: Dict[str, Any]) -> Any:
         ends = settings["end_ids"]
@@ -151,7 +173,7 @@ class Model:
         """Pieces of text as they come. Leaving the loop early stops the generation."""
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else rows_of(prompt)[0]
         args = generation.merged("stream", arguments)
-        settings = generation.settings(args, self._core.config["eos_token_ids"], len(tokens))
+        settings = self._settings(args, len(tokens))
         pieces: "queue.Queue[Any]" = queue.Queue()
         stopped = threading.Event()
         detokenizer = _core.Detokenizer(self.tokenizer._core)
@@ -231,16 +253,26 @@ class Model:
                                ("weights in memory", _core.human_bytes(self.bytes)), ("stored as", self._checkpoint.format)])
 
 
-def load(model: Union[str, pathlib.Path], precision: str = "exact", progress: Union[bool, Callable[[Dict[str, Any]], None], None] = None) -> Model:
+def load(model: Union[str, pathlib.Path], precision: str = "exact", progress: Progress = None, *, head_bits: int = 0,
+         load_in: Optional[str] = None, pack_cache: Union[str, os.PathLike, None] = None, device: str = "cpu") -> Model:
     """Loads a checkpoint: a directory, a .gguf file, or org/name in the Hugging Face cache; quantized or not.
 
-    precision: "exact" (fp32 products) or "bf16" (bfloat16 products where the machine has them). progress: True for a bar
-    (tqdm when it is installed), or a function that gets {"stage", "done", "total", "unit"}.
-    Raises NotFoundError, BadFileError, UnsupportedError; KeyboardInterrupt within a second of Ctrl-C."""
+    precision: "exact" (fp32 products), "bf16" (bfloat16 products where the machine has them) or "fast" (quantized linears meet
+    activations rounded to int8, one scale per token and group: what `awq generate` does unless told otherwise). progress: True
+    for a bar (tqdm when it is installed), or a function that gets {"stage", "done", "total", "unit"}.
+    head_bits: 8 or 4 rounds the output layer to so many bits, 0 leaves it as stored; where it is the embedding, too, memory falls
+    with "fast" only: the others keep both. load_in: "nf4", "rtn" (4 bits) or "int8" quantizes the linears of a dense model while it
+    is loaded. pack_cache: a directory that keeps the prepared weights, which the next load of the same files with the same options
+    maps; its files may be deleted at any time. device: "cpu" ("auto" means it, too) or "cuda", where precision and pack_cache do not
+    apply: 4-bit weights meet 16-bit activations.
+    Raises BadArgumentError for a word that is none of these; NotFoundError, BadFileError; UnsupportedError, also for "cuda" where
+    there is no GPU or this package was built without CUDA; KeyboardInterrupt within a second of Ctrl-C."""
     path = str(model)
+    options: Dict[str, Any] = {"precision": precision, "head_bits": head_bits, "device": device}
+    options.update({n: v for n, v in (("load_in", load_in), ("pack_cache", pack_cache)) if v is not None})
     checkpoint = _core.Checkpoint.open(path)
-    with reporter(progress) as report:
-        core = _core.Model.load(path, precision, report)
+    with reporter(progress) as report, in_terms_of({"--device": "device"}):
+        core = _core.Model.load(path, options, report)
     return Model(core, checkpoint, path)
 
 

@@ -5,6 +5,8 @@
 #include "base/error.h"
 #include "bindings.h"
 #include "loaded_model.h"
+#include "model/load_words.h"
+#include "runtime/drafting.h"
 #include "runtime/engine.h"
 #include "runtime/page_allocator.h"
 
@@ -18,6 +20,9 @@ struct Settings {
   int64_t max_tokens = 20, min_tokens = 0;
   std::vector<int32_t> end_ids;
   bool ignore_end = false;
+  std::string kv_dtype = "float32";
+  int64_t draft_tokens = 0;
+  std::shared_ptr<LoadedModel> draft_model;
 };
 
 struct Answer {
@@ -38,6 +43,9 @@ Settings settings_from(const nb::dict& given) {
   take(given, "min_tokens", s.min_tokens);
   take(given, "end_ids", s.end_ids);
   take(given, "ignore_end", s.ignore_end);
+  take(given, "kv_dtype", s.kv_dtype);
+  take(given, "draft_tokens", s.draft_tokens);
+  take(given, "draft_model", s.draft_model);
   return s;
 }
 
@@ -90,6 +98,9 @@ Request request_for(const Settings& s, std::vector<int32_t> prompt, size_t row, 
 EngineOptions engine_options(const LoadedModel& m, const Settings& s,
                              const std::vector<std::vector<int32_t>>& prompts) {
   EngineOptions o;
+  o.kv_dtype = kv_dtype_named(s.kv_dtype);
+  o.draft_tokens = s.draft_tokens;
+  if (s.draft_model) o.draft_model = s.draft_model->model;
   o.max_sequences = std::clamp<int64_t>(static_cast<int64_t>(prompts.size()), 1, kMaxSequences);
   std::vector<int64_t> pages;
   for (const auto& p : prompts)
@@ -134,6 +145,8 @@ nb::list generate(const LoadedModel& m, const std::vector<std::vector<int32_t>>&
     row["prompt_tokens"] = a.finish.prompt_tokens;
     row["prefill_seconds"] = a.finish.prefill_seconds;
     row["decode_seconds"] = a.finish.decode_seconds;
+    row["drafted"] = a.finish.drafted;
+    row["drafts_right"] = a.finish.drafts_right;
     out.append(row);
   }
   return out;
@@ -144,6 +157,8 @@ nb::list generate(const LoadedModel& m, const std::vector<std::vector<int32_t>>&
 void bind_generate(nb::module_& m) {
   m.def("generate", &generate, nb::arg("model"), nb::arg("prompts"), nb::arg("settings"),
         nb::arg("on_token") = nb::none(), nb::arg("process_logits") = nb::none());
+  m.attr("most_drafts") = kMostDrafts;
+  m.attr("model_drafts") = kModelDrafts;
 }
 
 }  // namespace awq::python

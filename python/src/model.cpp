@@ -1,12 +1,15 @@
 // A loaded model: forward passes that show what lies inside, and scores of texts.
 #include "model/model.h"
 
+#include <nanobind/stl/filesystem.h>
+
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "bindings.h"
 #include "checkpoint/hub_cache.h"
 #include "loaded_model.h"
+#include "model/load_words.h"
 #include "runtime/end_ids.h"
 
 namespace awq::python {
@@ -58,6 +61,8 @@ Forward run_forward(const Model& model, const std::vector<int32_t>& ids, Observe
 nb::dict forward(const LoadedModel& m, const std::vector<int32_t>& ids, bool want_hidden,
                  bool want_attentions) {
   const ModelConfig& c = m.model->config();
+  if (m.model->device() && (want_hidden || want_attentions))
+    fail(Code::kUnsupported, "hidden states and attentions: expected a model on the CPU, got one on the GPU");
   Recorder recorder(want_hidden, want_attentions);
   LongCall call;
   const Forward f = call.run(
@@ -95,20 +100,32 @@ std::vector<double> logprobs(const LoadedModel& m, const std::vector<int32_t>& i
   });
 }
 
-std::shared_ptr<LoadedModel> load(const std::string& model, const std::string& precision,
-                                  nb::object progress) {
-  if (precision != "exact" && precision != "bf16")
-    fail(Code::kBadArgument, "precision '{}': expected exact or bf16", precision);
+LoadOptions load_options(const nb::dict& given) {
+  LoadOptions o;
+  std::string precision = "exact", load_in, device = "cpu";
+  take(given, "precision", precision);
+  take(given, "head_bits", o.head_bits);
+  take(given, "load_in", load_in);
+  take(given, "pack_cache", o.pack_cache);
+  take(given, "device", device);
+  o.precision = precision_named(precision);
+  o.load_in = load_in_named(load_in);
+  o.device = device_named(device);
+  check_head_bits(o.head_bits);
+  return o;
+}
+
+std::shared_ptr<LoadedModel> load(const std::string& model, const nb::dict& given, nb::object progress) {
+  LoadOptions options = load_options(given);
   Callback callback(std::move(progress));
-  const ProgressFn report = progress_to(callback);
+  options.progress = progress_to(callback);
   LongCall call;
   try {
     return call.run([&] {
       auto out = std::make_shared<LoadedModel>();
       const auto checkpoint = Checkpoint::open(resolve_model(model));
       out->end_ids = end_ids(*checkpoint);
-      out->model =
-          Model::load(*checkpoint, {precision == "bf16" ? Precision::kBf16 : Precision::kExact, report});
+      out->model = Model::load(*checkpoint, options);
       return out;
     });
   } catch (const Error&) {
@@ -135,9 +152,9 @@ nb::dict config(const LoadedModel& m) {
 
 void bind_model(nb::module_& m) {
   nb::class_<LoadedModel>(m, "Model")
-      .def_static("load", &load, nb::arg("model"), nb::arg("precision") = "exact",
-                  nb::arg("progress") = nb::none())
+      .def_static("load", &load, nb::arg("model"), nb::arg("options"), nb::arg("progress").none())
       .def_prop_ro("config", &config)
+      .def_prop_ro("device", [](const LoadedModel& l) { return l.model->device() ? "cuda" : "cpu"; })
       .def_prop_ro("bytes", [](const LoadedModel& l) { return l.model->bytes(); })
       .def("forward", &forward, nb::arg("ids"), nb::arg("hidden_states") = false,
            nb::arg("attentions") = false)

@@ -6,6 +6,7 @@
 #include "base/thread_pool.h"
 #include "base/version.h"
 #include "bindings.h"
+#include "kernels/devices.h"
 
 namespace awq::python {
 namespace {
@@ -43,6 +44,12 @@ void bind_system(nb::module_& m) {
   m.def("isa", [] { return isa_name(isa()); });
   m.def("peak_rss_bytes", &peak_rss_bytes);
   m.def("human_bytes", &human_bytes);
+  m.def("cuda_devices", [] {
+    std::vector<std::string> names;
+    for (const CudaDevice& device : cuda_devices()) names.push_back(device.name);
+    return names;
+  });
+  m.def("cuda_absence", &cuda_absence);
   set_log_sink(send_to_python);
 }
 

@@ -6,6 +6,7 @@
 #include "text/chat.h"
 #include "text/detokenizer.h"
 #include "text/text_source.h"
+#include "tokenizer/same_ids.h"
 
 namespace awq::python {
 namespace {
@@ -81,6 +82,7 @@ void bind_tokenizer(nb::module_& m) {
       .def("is_special", &Tokenizer::is_special)
       .def("id_of", [](const Tokenizer& t, const std::string& token) { return t.id_of(token); })
       .def("stream", &stream)
+      .def("same_ids", &same_ids, nb::arg("other"))
       .def_prop_ro("vocab_size", &Tokenizer::vocab_size);
 
   nb::class_<Detokenizer>(m, "Detokenizer")
