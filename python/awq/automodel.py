@@ -1,7 +1,6 @@
 """AutoAWQ's entry point: `from awq import AutoAWQForCausalLM`."""
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -12,12 +11,13 @@ import weakref
 from typing import Any, Callable, Dict, Iterator, List, Optional, Union
 
 from . import _core
-from ._arguments import refuse_unknown, say_once, without_effect
+from ._arguments import in_terms_of, refuse_unknown, say_once, without_effect
 from .calibration import collect
 from .errors import BadArgumentError, UnsupportedError
 from .model import Config, Model, load
 from .quantization import QuantizeResult, calib_name, run
 
+ON_CPU = {"None", "cpu", "auto", "balanced", "balanced_low_0", "sequential"}  # values of device_map
 VERSIONS = {"gemm", "gemv", "gemv_fast", "marlin"}
 QUANT_CONFIG_KEYS = {"quant_method", "zero_point", "q_group_size", "w_bit", "version", "modules_to_not_convert"}
 
@@ -27,7 +27,6 @@ LOADING = {
     "dtype": "weights keep the precision they are stored in",
     "trust_remote_code": "no code of a checkpoint is ever run",
     "safetensors": "safetensors and GGUF are read, whichever is there",
-    "device_map": "everything runs on the CPU",
     "download_kwargs": "models are taken from the Hugging Face cache, not downloaded here",
     "low_cpu_mem_usage": "one block of weights is in memory at a time",
     "use_cache": "calibration needs no cache, generation always has one",
@@ -42,7 +41,7 @@ LOADING = {
     "proxies": "nothing is downloaded",
     "subfolder": "name the folder in the path",
     "offload_folder": "weights are mapped from their files",
-    "max_memory": "everything runs on the CPU",
+    "max_memory": "a model runs on one device",
 }
 QUANTIZED = {
     **LOADING,
@@ -72,25 +71,26 @@ class AutoAWQForCausalLM:
     def from_pretrained(cls, model_path: Union[str, os.PathLike], torch_dtype: Any = "auto", trust_remote_code: bool = True,
                         safetensors: bool = True, device_map: Any = None, download_kwargs: Any = None, low_cpu_mem_usage: bool = True,
                         use_cache: bool = False, **model_init_kwargs: Any) -> "AwqModel":
-        """Opens a checkpoint; only headers are read. model_path: directory, .gguf file, or org/name in the cache.
+        """Opens a checkpoint; only headers are read. model_path: directory, .gguf file, or org/name in the cache. device_map: "cuda"
+        to run on the GPU, as to() has it; quantize() runs on the CPU.
 
         Arguments that only torch gave a meaning are accepted. Raises NotFoundError (a FileNotFoundError), BadFileError,
         UnsupportedError; TypeError for an argument nobody knows."""
-        refuse_unknown("from_pretrained", set(model_init_kwargs) - set(LOADING), set(LOADING) | {"model_path"})
+        refuse_unknown("from_pretrained", set(model_init_kwargs) - set(LOADING), set(LOADING) | {"model_path", "device_map"})
         without_effect("from_pretrained", model_init_kwargs, LOADING)
-        if device_map not in (None, "auto", "cpu"):
-            without_effect("from_pretrained", {"device_map": device_map}, LOADING)
-        return AwqModel(os.fspath(model_path), quantized=False)
+        return AwqModel(os.fspath(model_path), quantized=False, device=_device_of("device_map", device_map))
 
     @classmethod
     def from_quantized(cls, quant_path: Union[str, os.PathLike], quant_filename: str = "", max_seq_len: int = 2048,
                        trust_remote_code: bool = True, fuse_layers: bool = True, use_exllama: bool = False, use_exllama_v2: bool = False,
                        use_ipex: bool = False, batch_size: int = 1, safetensors: bool = True, device_map: Any = "balanced",
                        max_memory: Any = None, offload_folder: Any = None, download_kwargs: Any = None, **config_kwargs: Any) -> "AwqModel":
-        """Loads a quantized checkpoint into memory. quant_filename: a file inside quant_path, such as a .gguf.
+        """Loads a quantized checkpoint into memory. quant_filename: a file inside quant_path, such as a .gguf. device_map: "cuda" to
+        run on the GPU, as to() has it; "auto", "balanced" and the like mean the CPU.
 
         Raises as from_pretrained does."""
-        refuse_unknown("from_quantized", set(config_kwargs) - set(QUANTIZED), set(QUANTIZED) | {"quant_path", "quant_filename"})
+        refuse_unknown("from_quantized", set(config_kwargs) - set(QUANTIZED),
+                       set(QUANTIZED) | {"quant_path", "quant_filename", "device_map"})
         without_effect("from_quantized", config_kwargs, QUANTIZED)
         flags = {"use_exllama": use_exllama, "use_exllama_v2": use_exllama_v2, "use_ipex": use_ipex, "max_memory": max_memory,
                  "offload_folder": offload_folder, "download_kwargs": download_kwargs}
@@ -98,7 +98,7 @@ class AutoAWQForCausalLM:
         path = os.fspath(quant_path)
         if quant_filename.endswith(".gguf"):
             path = os.path.join(path, quant_filename)
-        model = AwqModel(path, quantized=True)
+        model = AwqModel(path, quantized=True, device=_device_of("device_map", device_map))
         model._loaded()
         return model
 
@@ -109,16 +109,16 @@ def _jobs_dir() -> pathlib.Path:
     return pathlib.Path(base) / "jobs"
 
 
-@contextlib.contextmanager
-def _in_terms_of(names: Dict[str, str]) -> Iterator[None]:
-    """Errors name options of the command line; a script's author knows AutoAWQ's names."""
-    try:
-        yield
-    except BadArgumentError as error:
-        text = str(error)
-        for option, name in names.items():
-            text = text.replace(option, name)
-        raise BadArgumentError(text) from None
+def _device_of(argument: str, value: Any) -> str:
+    """The device that a value of AutoAWQ's device_map or to() means: "cuda" where it names the GPU and there is one, else "cpu"."""
+    named = {str(v) for v in value.values()} if isinstance(value, dict) else {str(value)}
+    on_gpu = all(n == "0" or n.startswith("cuda") for n in named)
+    if on_gpu and _core.cuda_devices():
+        return "cuda"
+    if not named <= ON_CPU:
+        reason = f" ({_core.cuda_absence()})" if on_gpu else ""
+        say_once(argument, f"{argument}: {value!r} has no effect: the model runs on the CPU{reason}")
+    return "cpu"
 
 
 def _bytes_of(size: Union[int, str]) -> int:
@@ -134,7 +134,7 @@ def _bytes_of(size: Union[int, str]) -> int:
 class AwqModel:
     """A checkpoint to quantize, or a quantized model to run."""
 
-    def __init__(self, path: str, quantized: bool) -> None:
+    def __init__(self, path: str, quantized: bool, device: str = "cpu") -> None:
         self._checkpoint = _core.Checkpoint.open(path)
         self._path = path
         self._model: Optional[Model] = None
@@ -146,11 +146,12 @@ class AwqModel:
         self.quant_config: Dict[str, Any] = dict(self.config.get("quantization_config") or {})
         self.search_result = None
         self.processor = None
-        self.device = "cpu"
+        self.device = device
 
     def _loaded(self) -> Model:
         if self._model is None:
-            self._model = load(self._result.output if self._result is not None else self._path, progress=False)
+            path = self._result.output if self._result is not None else self._path
+            self._model = load(path, progress=False, device=self.device)
         return self._model
 
     @property
@@ -182,7 +183,7 @@ class AwqModel:
                 "max_chunk_memory": max_chunk_memory != 1024 * 1024 * 1024}
         without_effect("quantize", {n: v for n, v in told.items() if v}, QUANTIZING)
         options = self._options(dict(quant_config or {}), calib_data, max_calib_samples, max_calib_seq_len, export_compatible)
-        with _in_terms_of({"--group-size": "q_group_size", "--bits": "w_bit"}):
+        with in_terms_of({"--group-size": "q_group_size", "--bits": "w_bit"}):
             _core.plan(options)
         calibration = collect(calib_data, tokenizer, self._path, split, text_column, max_calib_samples, max_calib_seq_len)
         options["output"] = str(self._job_folder(options, calibration.sha256))
@@ -262,16 +263,22 @@ class AwqModel:
         return self._loaded().score(*args, **kwargs)
 
     def to(self, device: Any = None, *_: Any, **__: Any) -> "AwqModel":
-        """Itself: everything runs on the CPU."""
-        if device is not None and "cpu" not in str(device):
-            say_once("to", f"to({device!r}) has no effect: everything runs on the CPU")
+        """Itself, to run on the GPU ("cuda", "cuda:0", 0, a torch.device) or on the CPU. Where this package or this machine has no
+        CUDA, it stays on the CPU and says so once. Types are accepted: weights keep the precision they are stored in."""
+        if device is not None and not str(device).startswith("torch."):  # torch.float16, not a device
+            self._move(_device_of("to", device))
         return self
+
+    def _move(self, device: str) -> None:
+        if device != self.device:
+            self.device = device
+            self._model = None  # loaded anew when it is needed
 
     def cuda(self, *_: Any) -> "AwqModel":
         return self.to("cuda")
 
     def cpu(self) -> "AwqModel":
-        return self
+        return self.to("cpu")
 
     def eval(self) -> "AwqModel":
         return self

@@ -25,8 +25,11 @@ METHODS = [
     ("awq/models/base.py", "BaseAWQForCausalLM", "fuse_layers"),
 ]
 
+DEVICE_MAP = ("\"cuda\", \"cuda:0\", 0 and maps of all to one of these: the GPU; without one, and for \"auto\" and \"balanced\", the CPU")
 HONOURED = {
     ("from_pretrained", "model_path"): "a directory, a .gguf file, or org/name in the Hugging Face cache",
+    ("from_pretrained", "device_map"): DEVICE_MAP,
+    ("from_quantized", "device_map"): DEVICE_MAP,
     ("from_quantized", "quant_path"): "a directory, a .gguf file, or org/name in the Hugging Face cache",
     ("from_quantized", "quant_filename"): "names a .gguf inside the directory",
     ("quantize", "tokenizer"): "transformers' (its encode is called), awq.AutoTokenizer, or None for the checkpoint's own",
@@ -44,7 +47,7 @@ HONOURED = {
     ("generate", "**kwargs"): "transformers' generation arguments (docs/python.md)",
     ("forward", "*args"): "input ids",
     ("forward", "**kwargs"): "attention_mask, output_hidden_states, output_attentions",
-    ("to", "device"): "\"cpu\"; others are accepted and said once to have no effect",
+    ("to", "device"): "\"cpu\" or the GPU, as device_map has it; types are accepted and have no effect",
     ("fuse_layers", "model"): "nothing to do: fused steps are always used",
 }
 REFUSED = {("quantize", "quantizer_cls"): "the search is not Python; callback= follows it"}

@@ -1,13 +1,14 @@
 """How a model is loaded and run: what the command line's options do, by the same words."""
 import json
 import subprocess
+import warnings
 
 import numpy
 import pytest
 
 import awq
 import tiny
-from awq import _core
+from awq import _arguments, _core
 
 IDS = [[5, 9, 11, 30, 31, 7]]
 HAS_GPU = bool(_core.cuda_devices())
@@ -157,10 +158,41 @@ def test_a_gpu_that_is_not_there_is_one_clear_error(model):
     assert awq.load(model, device="auto").device == awq.load(model).device == "cpu"
 
 
+@without_gpu
+def test_autoawq_s_scripts_stay_on_the_cpu_and_say_so_once(quantized, monkeypatch):
+    monkeypatch.setattr(_arguments, "_said", set())
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        model = awq.AutoAWQForCausalLM.from_quantized(quantized, device_map="cuda").to("cuda:0").to("cuda").cuda()
+        awq.AutoAWQForCausalLM.from_quantized(quantized, device_map={"": 0})
+        awq.AutoAWQForCausalLM.from_quantized(quantized, device_map="balanced").to("cpu")
+    assert [str(w.message) for w in seen] == [
+        f"{name} has no effect: the model runs on the CPU ({_core.cuda_absence()})" for name in ("device_map: 'cuda'", "to: 'cuda:0'")]
+    assert model.device == model.model.device == "cpu" and len(model.generate(IDS, max_new_tokens=2, eos_token_id=[])[0]) == 8
+
+
+@without_gpu
+@pytest.mark.parametrize("move", [lambda m: m.to("cuda:0"), lambda m: m.to(0), lambda m: m.cuda()])
+def test_where_there_is_a_gpu_autoawq_s_models_are_loaded_for_it(quantized, monkeypatch, move):
+    model = awq.AutoAWQForCausalLM.from_quantized(quantized)
+    monkeypatch.setattr(_core, "cuda_devices", lambda: ["one that answers to its name only"])
+    assert move(model).device == "cuda"
+    with pytest.raises(awq.errors.UnsupportedError, match="device cuda"):
+        model.generate(IDS)
+    with pytest.raises(awq.errors.UnsupportedError, match="device cuda"):
+        awq.AutoAWQForCausalLM.from_quantized(quantized, device_map={"": 0})
+    for on_cpu in ("auto", {"model": "cpu", "lm_head": 0}):
+        assert awq.AutoAWQForCausalLM.from_quantized(quantized, device_map=on_cpu).device == "cpu"
+    assert model.cpu().device == "cpu" and len(model.generate(IDS, max_new_tokens=2, eos_token_id=[])[0]) == 8
+
+
 @with_gpu
 def test_on_a_gpu(tmp_path):
     model = tiny.write_model(tmp_path / "wide", hidden_size=256, intermediate_size=512, num_hidden_layers=2)
     on_cpu, on_gpu = awq.load(model), awq.load(model, device="cuda")
     assert on_gpu.device == "cuda" and kl(logits(on_cpu), logits(on_gpu)) < 0.05
+    moved = awq.AutoAWQForCausalLM.from_quantized(model).to("cuda")
+    assert moved.device == moved.model.device == "cuda" and numpy.array_equal(logits(moved), logits(on_gpu))
+    assert len(moved.generate(IDS, max_new_tokens=2, eos_token_id=[])[0]) == 8
     with pytest.raises(awq.errors.UnsupportedError, match="on the CPU"):
         on_gpu(IDS, output_hidden_states=True)
