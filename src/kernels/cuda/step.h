@@ -3,11 +3,10 @@
 // Kernels start before the work in front of them has ended (launch.h) and wait for it before they touch what it writes. Parameters, and
 // what the host sends before a step (Batch), they read before that. Rows are multiples of 4 elements, buffers 16-byte aligned.
 #pragma once
+#include "kernels/cuda/key_parts.h"
 #include "kernels/cuda/launch.h"
 
 namespace awq::cuda {
-
-constexpr int kCachePage = 16;  // tokens
 
 // One layer's cache. Page p starts p * page_elements() elements behind base and holds, for each key/value head, keys
 // [16 tokens][head_dim] and then values transposed [head_dim][16 tokens]: both are operands of the tensor cores as they lie.
