@@ -55,6 +55,11 @@ void add_precision_options(CLI::App& command, std::string& precision, int& head_
       ->capture_default_str();
 }
 
+void add_invariant_option(CLI::App& command, bool& invariant) {
+  command.add_flag("--invariant", invariant,
+                   "the same bits for a text in any batch and however its prompt is cut: slower on a GPU; the CPU does so anyway");
+}
+
 CLI::Option* add_kv_dtype_option(CLI::App& command, std::string& name) {
   return command.add_option("--kv-dtype", name, "float16|bfloat16|float32|int8: keys and values of earlier tokens")
       ->check(one_of({"float16", "bfloat16", "float32", "int8"}))

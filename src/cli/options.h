@@ -57,6 +57,8 @@ void add_common_options(CLI::App& command, Context& context);
 
 // --precision fast|exact|bf16 and --head-bits, of commands that run a model.
 void add_precision_options(CLI::App& command, std::string& precision, int& head_bits);
+// --invariant, of the same commands.
+void add_invariant_option(CLI::App& command, bool& invariant);
 // --pack-cache (model/pack_cache.h).
 void add_pack_cache_option(CLI::App& command, std::string& directory);
 Precision precision_named(std::string_view name);  // one of the three
