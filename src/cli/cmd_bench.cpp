@@ -23,12 +23,13 @@ struct Options {
   BenchShape shape;
   RandomWeights random;
   int head_bits = 0;
-  bool no_fuse = false, kernels = false;
+  bool no_fuse = false, kernels = false, invariant = false;
 };
 
 LoadOptions load_options(const Options& o, const Context& context) {
   LoadOptions load{precision_named(o.precision), context.report};
   load.head_bits = o.head_bits;
+  load.invariant = o.invariant;
   load.pack_cache = o.pack_cache;
   load.device = model_device(context);
   load.product = o.kernel == "gemv" ? Product::kGemv : o.kernel == "gemm" ? Product::kGemm : Product::kInvariant;
@@ -205,6 +206,7 @@ void add_bench(CLI::App& app, Context& context) {
   command.add_option("MODEL", o->model, "folder, .gguf file or org/name");
   add_shape_options(command, *o);
   add_precision_options(command, o->precision, o->head_bits);
+  add_invariant_option(command, o->invariant);
   add_pack_cache_option(command, o->pack_cache);
   command.add_option("--kernel", o->kernel, "auto|gemv|gemm: how tokens meet the weights")
       ->check(one_of({"auto", "gemv", "gemm"}))

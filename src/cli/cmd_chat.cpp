@@ -38,6 +38,7 @@ constexpr const char* kHelp =
 struct Options {
   std::string model, system, precision = "fast", pack_cache;
   int head_bits = 0;
+  bool invariant = false;
   int64_t max_tokens = 1024, context = 8192;
   DraftOptions draft;
   SamplingParams sampling;
@@ -78,6 +79,7 @@ class Chat {
     tokenizer_ = load_tokenizer(*checkpoint_);
     LoadOptions load{precision_named(options.precision), context.report};
     load.head_bits = options.head_bits;
+    load.invariant = options.invariant;
     load.pack_cache = options.pack_cache;
     load.device = model_device(context);
     const auto model = Model::load(*checkpoint_, load);
@@ -271,6 +273,7 @@ void add_chat(CLI::App& app, Context& context) {
       ->type_name("N")
       ->capture_default_str();
   add_precision_options(command, options->precision, options->head_bits);
+  add_invariant_option(command, options->invariant);
   add_pack_cache_option(command, options->pack_cache);
   add_sampling_options(command, options->sampling);
   add_draft_options(command, options->draft);

@@ -149,6 +149,7 @@ void add_eval(CLI::App& app, Context& context) {
       ->check(CLI::Range(1, 1 << 30))
       ->type_name("N");
   add_precision_options(command, o->precision, o->head_bits);
+  add_invariant_option(command, o->invariant);
   add_kv_dtype_option(command, o->kv_dtype);
   command.add_option("--fewshot", o->fewshot, "solved examples to put in front of each question, in the form of --data")->type_name("FILE");
   command.add_option("--num-fewshot", o->shots, "so many of them; else 5 for MMLU and the whole file for other tasks")

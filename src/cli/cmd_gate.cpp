@@ -103,6 +103,7 @@ void add_gate(CLI::App& app, Context& context) {
       ->type_name("NAME");
   command.add_option("--limit", o->eval.limit, "use only the first N windows")->check(CLI::Range(1, 1 << 30))->type_name("N");
   add_precision_options(command, o->eval.precision, o->eval.head_bits);
+  add_invariant_option(command, o->eval.invariant);
   command.parse_complete_callback([o] {
     if (!o->max_kl && o->max_ppl_rise.empty() && o->min_agreement.empty())
       throw CLI::ValidationError("gate", "needs a bound: --max-kl, --max-ppl-rise or --min-agreement");

@@ -34,7 +34,7 @@ struct Options {
   int64_t max_tokens = 128;
   SamplingParams sampling;
   DraftOptions draft;
-  bool ignore_eos = false;
+  bool ignore_eos = false, invariant = false;
 };
 
 struct Outcome {
@@ -175,6 +175,7 @@ int run(const Options& options, const Context& context) {
   Request request = make_request(options, *checkpoint, *tokenizer, prompt);
   LoadOptions load{precision_named(options.precision), context.report};
   load.head_bits = options.head_bits;
+  load.invariant = options.invariant;
   load.pack_cache = options.pack_cache;
   load.device = model_device(context);
   load.load_in = load_in_named(options.load_in);
@@ -221,6 +222,7 @@ void add_generate(CLI::App& app, Context& context) {
       ->capture_default_str();
   command.add_flag("--ignore-eos", options->ignore_eos, "go on after the model's end of text");
   add_precision_options(command, options->precision, options->head_bits);
+  add_invariant_option(command, options->invariant);
   add_pack_cache_option(command, options->pack_cache);
   add_kv_dtype_option(command, options->kv_dtype);
   add_sampling_options(command, options->sampling);

@@ -33,7 +33,7 @@ struct Options {
   int head_bits = 0;
   uint16_t port = 8000;
   std::vector<std::string> hosts, origins;
-  bool no_key = false;
+  bool no_key = false, invariant = false;
   uint64_t kv_bytes = 0, memory_bytes = 0;
   int64_t max_sequences = 64, max_waiting = 256;
   DraftOptions draft;
@@ -144,6 +144,7 @@ server::ServedModel load(const Options& o, const Context& context) {
   m.tokenizer = load_tokenizer(*checkpoint);
   LoadOptions weights{precision_named(o.precision), context.report};
   weights.head_bits = o.head_bits;
+  weights.invariant = o.invariant;
   weights.pack_cache = o.pack_cache;
   weights.device = model_device(context);
   weights.load_in = load_in_named(o.load_in);
@@ -255,6 +256,7 @@ void add_serve(CLI::App& app, Context& context) {
       ->excludes("--kv-memory")
       ->group(limits);
   add_precision_options(command, o->precision, o->head_bits);
+  add_invariant_option(command, o->invariant);
   add_load_in_option(command, o->load_in);
   add_pack_cache_option(command, o->pack_cache);
   add_draft_options(command, o->draft);

@@ -50,6 +50,7 @@ Subject open_subject(const std::string& name) {
 void load(Subject& s, const EvalOptions& o, Precision precision, const Context& context) {
   LoadOptions options{precision, context.report};
   options.head_bits = o.head_bits;
+  options.invariant = o.invariant;
   options.device = model_device(context);
   s.model = Model::load(*s.checkpoint, options);
 }
@@ -221,6 +222,7 @@ int run_task(const Context& context, const EvalOptions& o) {
   if (!o.samples.empty()) {
     ordered_json identity = task.questions;
     identity.update({{"model_sha256", subject.checkpoint->fingerprint()}, {"precision", o.precision}, {"head_bits", o.head_bits}});
+    if (o.invariant) identity["invariant"] = true;
     log = TaskLog(o.samples, identity);
   }
   if (log.restored() > 0) awq::log(Level::kInfo, "{}: {} items are done already", o.samples, log.restored());

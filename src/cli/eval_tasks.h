@@ -10,6 +10,7 @@ namespace awq::cli {
 struct EvalOptions {
   std::string model, task, data = "builtin", protocol = "raw2048", reference, precision = "exact";
   int head_bits = 0;
+  bool invariant = false;
   std::string kv_dtype;  // of texts: what a cache holds keys and values in; empty: no cache
   int64_t limit = 0;  // windows of a text, items of a task; 0: all
   // Of tasks only:

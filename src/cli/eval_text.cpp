@@ -23,6 +23,8 @@ std::shared_ptr<const Model> load_model(const Context& context, const EvalOption
                                         const Checkpoint& checkpoint) {
   LoadOptions load = whole_windows(context, precision_named(o.precision));
   load.head_bits = o.head_bits;
+  load.invariant = o.invariant;
+  if (o.invariant) load.product = Product::kInvariant;
   load.device = model_device(context);
   return Model::load(checkpoint, load);
 }

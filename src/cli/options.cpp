@@ -61,6 +61,11 @@ void add_load_in_option(CLI::App& command, std::string& name) {
       ->type_name("NAME");
 }
 
+void add_invariant_option(CLI::App& command, bool& invariant) {
+  command.add_flag("--invariant", invariant,
+                   "the same bits for a text in any batch and however its prompt is cut: slower on a GPU; the CPU does so anyway");
+}
+
 CLI::Option* add_kv_dtype_option(CLI::App& command, std::string& name) {
   return command.add_option("--kv-dtype", name, "float16|bfloat16|float32|int8: keys and values of earlier tokens")
       ->check(one_of(texts_of(kKvDtypeWords)))

@@ -58,6 +58,8 @@ void add_common_options(CLI::App& command, Context& context);
 void add_precision_options(CLI::App& command, std::string& precision, int& head_bits);
 // --load-in nf4|rtn|int8, of commands that generate text: dense linears are quantized while they are loaded.
 void add_load_in_option(CLI::App& command, std::string& name);
+// --invariant, of the same commands.
+void add_invariant_option(CLI::App& command, bool& invariant);
 // --pack-cache (model/pack_cache.h).
 void add_pack_cache_option(CLI::App& command, std::string& directory);
 // --kv-dtype, of commands with a key/value cache; its default is what `name` holds.

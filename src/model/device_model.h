@@ -39,6 +39,6 @@ class DeviceModel {
 };
 
 // Throws kUnsupported without a GPU or CUDA ("no CUDA device"), and for shapes the kernels do not take. Activations are bf16
-// where the embedding is, fp16 otherwise.
-std::shared_ptr<DeviceModel> make_cuda_model(std::shared_ptr<const ModelConfig> config, const Tensor& embedding);
+// where the embedding is, fp16 otherwise. invariant: a token gets the same bits in any batch, in prompts cut anywhere and in decoding.
+std::shared_ptr<DeviceModel> make_cuda_model(std::shared_ptr<const ModelConfig> config, const Tensor& embedding, bool invariant);
 }  // namespace awq

@@ -69,6 +69,11 @@ Tensor embedding_beside(const Checkpoint& checkpoint, const ModelConfig& config,
 
 }  // namespace
 
+void check_invariant(const LoadOptions& options) {
+  if (options.invariant && options.device == Device::kCpu && (options.precision == Precision::kBf16 || options.product == Product::kAuto))
+    fail(Code::kUnsupported, "--invariant: expected --precision fast or exact on the CPU; bf16 orders its sums by the number of tokens");
+}
+
 Model::Model(std::shared_ptr<const ModelConfig> config, Tensor embedding, Tensor final_norm,
              const Tensor& head, std::vector<std::unique_ptr<Block>> blocks, const LinearOptions& options,
              int head_bits)
@@ -90,8 +95,9 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
   const auto config = std::make_shared<const ModelConfig>(parse_model_config(checkpoint.config(), where));
   const ArchSpec& arch = find_arch(config->model_type, where);
   const bool on_device = options.device == Device::kCuda;
+  check_invariant(options);
   Tensor embedding = on_device ? load_embedding(checkpoint, *config) : Tensor();
-  const std::shared_ptr<DeviceModel> device = on_device ? make_cuda_model(config, embedding) : nullptr;
+  const std::shared_ptr<DeviceModel> device = on_device ? make_cuda_model(config, embedding, options.invariant) : nullptr;
   std::optional<PackCache> cache;
   LinearOptions linear = options.linear();
   if (!device && !options.pack_cache.empty()) linear.packed = &cache.emplace(options.pack_cache, checkpoint, options);

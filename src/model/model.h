@@ -183,9 +183,15 @@ struct LoadOptions {
   std::filesystem::path pack_cache = {};  // a directory to keep packed linears in; none if empty (model/pack_cache.h)
   // kCuda: precision, product and fuse do not apply; 4-bit weights meet 16-bit activations, other weights are dense in 16 bits.
   Device device = Device::kCpu;
+  // A token gets the same bits in any batch and however its prompt is cut. On the CPU that is so anyway (product), except in kBf16,
+  // which is refused; on a device it costs speed.
+  bool invariant = false;
 
   LinearOptions linear() const { return {precision, product, fuse}; }
 };
+
+// Throws kUnsupported where options.invariant asks for what the others rule out.
+void check_invariant(const LoadOptions& options);
 
 class Model {
  public:

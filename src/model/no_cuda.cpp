@@ -6,7 +6,7 @@
 
 namespace awq {
 
-std::shared_ptr<DeviceModel> make_cuda_model(std::shared_ptr<const ModelConfig>, const Tensor&) {
+std::shared_ptr<DeviceModel> make_cuda_model(std::shared_ptr<const ModelConfig>, const Tensor&, bool) {
   fail(Code::kUnsupported, "--device cuda: {}; use --device auto or cpu", cuda_absence());
 }
 

@@ -87,11 +87,12 @@ WeightSource random_weight(int64_t out, int64_t in, const RandomWeights& weights
 
 std::shared_ptr<const Model> random_model(const nlohmann::ordered_json& json, const std::string& where,
                                           const RandomWeights& weights, const LoadOptions& options) {
+  check_invariant(options);
   const auto config = std::make_shared<const ModelConfig>(parse_model_config(json, where));
   const ArchSpec& arch = find_arch(config->model_type, where);
   const Tensor embedding = random_dense(config->vocab, config->hidden, weights.seed).to(weights.dense);
   std::shared_ptr<DeviceModel> device;
-  if (options.device == Device::kCuda) device = make_cuda_model(config, embedding);
+  if (options.device == Device::kCuda) device = make_cuda_model(config, embedding, options.invariant);
   std::vector<std::unique_ptr<Block>> blocks;
   for (int64_t i = 0; i < config->layers; ++i) {
     check_cancelled();

@@ -50,6 +50,14 @@ class Determinism(TinyCase):
             results.append((result["nll"], result["perplexity"]))
         self.assertEqual(len(set(results)), 1, results)
 
+    def test_invariant_is_accepted_on_a_cpu_and_refused_with_bf16(self):
+        model = write_model(self.dir / "model", llama_config())
+        command = ("generate", model, "-p", "The tide", "--max-tokens", 8, "--ignore-eos", "--device", "cpu")
+        self.assertEqual(self.ok(*command, "--invariant")["text"], self.ok(*command)["text"])
+        refused = awq(*command, "--invariant", "--precision", "bf16")
+        self.assertEqual(refused.returncode, 1)
+        self.assertRegex(refused.stderr, r"\Aawq: error: --invariant: expected --precision fast or exact on the CPU[^\n]*\n\Z")
+
 
 if __name__ == "__main__":
     unittest.main()

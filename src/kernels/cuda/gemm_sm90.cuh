@@ -14,7 +14,11 @@
 // index, which have started before it.
 //
 //   stage: x [blocks][N tokens][128 bytes, swizzled] | codes [8 strips][blocks][512] | scales [groups][320]
+//
+// A dense W of 16-bit rows goes through the same tiles, its stages x | W [blocks][128 rows][128 bytes, swizzled]. Whatever N is, a
+// token's sums take the same products of 16 columns in the same order: the tiles of a fixed plan may be of any width.
 #pragma once
+#include <type_traits>
 #include <utility>
 
 #include "kernels/cuda/fragments.cuh"
@@ -28,19 +32,21 @@ namespace awq::cuda {
 
 constexpr int kPanelStrips = kPanelRows / kStripRows, kConsumers = 256, kGemmThreads = 128 + kConsumers;
 
-// N tokens per tile, Blocks of 64 columns per stage, Groups of columns per stage.
+// N tokens per tile, Blocks of 64 columns per stage, Groups of columns per stage; no Groups: W is dense.
 template <class T_, int N_, int Blocks_, int Stages_, int Groups_>
 struct GemmShape {
   using T = T_;
   static constexpr int N = N_, Blocks = Blocks_, Stages = Stages_, Groups = Groups_;
-  static constexpr int kXBlock = N * 128, kCodes = Blocks * kXBlock,
-                       kScales = kCodes + kPanelStrips * Blocks * kFragmentBytes;
+  static constexpr bool kDense = Groups == 0;
+  static constexpr int kXBlock = N * 128, kCodes = Blocks * kXBlock, kWBlock = kDense ? kPanelRows * 128 : kPanelStrips * kFragmentBytes,
+                       kScales = kCodes + Blocks * kWBlock;
   static constexpr int kFilled = kScales + Groups * kScaleBytes;
   static constexpr int kStageBytes = (kFilled + 1023) / 1024 * 1024;
   static constexpr int kOutRow = kPanelRows * 2 + 16;  // of the output tile; 16 against bank conflicts
   static constexpr int kOut = Stages * kStageBytes, kBarriers = kOut + N * kOutRow;
   static constexpr int kSharedBytes = kBarriers + Stages * 16 + 1024;  // 1,024 to align the base
   static constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+  static_assert(kSharedBytes <= 227 * 1024);
 };
 
 template <class S>
@@ -77,8 +83,14 @@ struct GemmBlock {
   __device__ void produce_codes() const {
     produce([&](int slot, int m, int, int unit) {
       barrier_expect(full(slot), S::kFilled);
-      tensor_copy(base + slot * S::kStageBytes + S::kCodes, codes_map,
-                  unit * (S::Blocks * kFragmentBytes / 4), m * kPanelStrips, full(slot));
+      const uint32_t to = base + slot * S::kStageBytes + S::kCodes;
+      if constexpr (S::kDense) {
+#pragma unroll
+        for (int i = 0; i < S::Blocks; ++i)
+          tensor_copy(to + i * S::kWBlock, codes_map, (unit * S::Blocks + i) * kBlockCols, m * kPanelRows, full(slot));
+      } else {
+        tensor_copy(to, codes_map, unit * (S::Blocks * kFragmentBytes / 4), m * kPanelStrips, full(slot));
+      }
     });
   }
   __device__ void produce_scales() const {
@@ -113,14 +125,26 @@ struct GemmBlock {
   // ---- computing: two warpgroups, 64 rows each -------------------------------------------------------
   // Every lane arrives: one for its warp costs the same and is more than racecheck can follow.
   __device__ void release(int slot) const { barrier_arrive(empty(slot)); }
-  // What a lane needs of a stage, as stored.
-  struct Stored {
+  // What a lane needs of a stage, as stored; of dense rows where they lie, since fragments are loaded as they are.
+  struct Codes {
     uint4 codes[S::Blocks];
     uint32_t scales[S::Groups], zeros[S::Groups];
   };
+  struct Rows {
+    uint32_t row;  // of W for this lane
+    int lane;
+  };
+  using Stored = std::conditional_t<S::kDense, Rows, Codes>;
   __device__ Stored load_stored(uint32_t slot, int strip, int lane) const {
+    if constexpr (S::kDense) {
+      return {base + slot * S::kStageBytes + S::kCodes + (strip * kStripRows + lane % 16) * 128, lane};
+    } else {
+      return load_codes(slot, strip, lane);
+    }
+  }
+  __device__ Codes load_codes(uint32_t slot, int strip, int lane) const {
     const unsigned char* stage = shared + slot * S::kStageBytes;
-    Stored stored;
+    Codes stored;
 #pragma unroll
     for (int b = 0; b < S::Blocks; ++b)
       stored.codes[b] = *reinterpret_cast<const uint4*>(stage + S::kCodes +
@@ -136,6 +160,17 @@ struct GemmBlock {
   // Operand A of the 4 * Blocks steps of 16 columns.
   using Fragments = uint32_t[16 * S::Blocks];
   __device__ void to_fragments(const Stored& stored, Fragments& a) const {
+    if constexpr (S::kDense)
+      load_fragments(stored, a);
+    else
+      convert(stored, a);
+  }
+  __device__ void load_fragments(const Rows& stored, Fragments& a) const {
+#pragma unroll
+    for (int i = 0; i < 4 * S::Blocks; ++i)  // a row's 16-byte piece p lies at place p ^ row % 8
+      load_matrix_x4(a + 4 * i, stored.row + i / 4 * S::kWBlock + ((i % 4 * 2 + stored.lane / 16) ^ stored.lane % 8) * 16);
+  }
+  __device__ void convert(const Codes& stored, Fragments& a) const {
     constexpr int kSteps = 4 * S::Blocks / S::Groups;  // in a group
     GroupParams<T> params;
 #pragma unroll
@@ -230,8 +265,23 @@ struct GemmBlock {
     for (int c = worker + 1 + thread; c < end; c += kConsumers) *flag(c) = 0;
   }
 
+  // Sums as they are: 32 bytes of neighbouring rows leave together.
+  __device__ void store_f32(const float (&acc)[S::N / 2], int m, int n, int strip, int lane) const {
+    const int row = m * kPanelRows + strip * kStripRows + lane / 4;
+#pragma unroll
+    for (int j = 0; j < S::N / 8; ++j) {
+      __syncwarp();  // keeps addresses from being prepared far ahead: registers are few
+      const int token = n * S::N + j * 8 + lane % 4 * 2;
+      float* y = static_cast<float*>(args.y) + token * args.ldy + row;
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        if (token + e % 2 < args.tokens && row + e / 2 * 8 < args.w.out) y[e % 2 * args.ldy + e / 2 * 8] = acc[4 * j + e] * args.w.out_scale;
+    }
+  }
+
   // Through shared memory, so that 16 bytes of neighbouring rows leave together: y is [tokens, out], or [tokens, out / 2].
   __device__ void store(const float (&acc)[S::N / 2], int m, int n, int strip, int lane, int thread) const {
+    if (args.output == Output::kF32) return store_f32(acc, m, n, strip, lane);
     const float scale = args.w.out_scale;
     const bool gate = args.output == Output::kGated;
     named_sync(1, kConsumers);  // the last tile has left
@@ -328,7 +378,8 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
     give_registers<S::kProducerRegisters>();
     allow_successor();
     if (threadIdx.x == 0) block.produce_codes();
-    if (threadIdx.x == 32) block.produce_scales();
+    if constexpr (!S::kDense)
+      if (threadIdx.x == 32) block.produce_scales();
     if (threadIdx.x == 64) block.produce_x();
   } else {
     take_registers<S::kConsumerRegisters>();

@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kWarps * 32) gemv_kernel(const __grid_constant
             for (int n = 0; n < G::kTiles; ++n)
 #pragma unroll
               for (int e = 0; e < 4; ++e) {
-                sum[r][n][e] += part[r][n][e] * (e < 2 ? scale[r].x : scale[r].y);
+                sum[r][n][e] = __fmaf_rn(part[r][n][e], e < 2 ? scale[r].x : scale[r].y, sum[r][n][e]);
                 part[r][n][e] = 0;
               }
         }

@@ -54,7 +54,8 @@ void Int8Linear::run(Context& context, Act act, const Product& product, cudaStre
   const Rounded x = rounded(context, product.tokens, in_);
   check(launch_round_tokens(act, product.x, static_cast<int>(product.tokens), static_cast<int>(in_), x.values, x.scales, stream),
         "rounding inputs");
-  const bool tiles = context.traits().hopper && product.tokens > kInt8FewTokens;
+  // An invariant context keeps gates and ups on one way: tiles join them before they are rounded.
+  const bool tiles = context.traits().hopper && (product.tokens > kInt8FewTokens || context.invariant());
   if (!gated || tiles) return multiply(context, act, product, gated, stream);
   run_in_pairs(context, act, product, out_, true, stream, [&](const Product& whole) { multiply(context, act, whole, false, stream); });
 }
@@ -63,7 +64,7 @@ void Int8Linear::multiply(Context& context, Act act, const Product& product, boo
   const Rounded x = rounded(context, product.tokens, in_);
   Int8Args args{codes_.as<int8_t>(), scales_.as<float>(), static_cast<int>(out_),      static_cast<int>(in_), x.values,
                 x.scales,            static_cast<int>(product.tokens), product.y, product.ldy,           gated};
-  if (product.tokens <= kInt8FewTokens) return check(launch_int8_gemv(act, args, stream), "starting an int8 product of few tokens");
+  if (product.tokens <= kInt8FewTokens && !gated) return check(launch_int8_gemv(act, args, stream), "starting an int8 product of few tokens");
   if (context.traits().hopper)
     return check(launch_int8_sm90(act, args, int8_tensor_map(x.values, product.tokens, in_, kInt8Tokens), map_,
                                   context.traits().multiprocessors, stream),

@@ -13,7 +13,8 @@ class Int8Linear {
   static bool takes(const QuantWeight& w);
 
   // Inputs become int8 by token first, in scratch of the context (reserve() where a graph is captured). Sums are integers, so a token's
-  // results are the same for any number of tokens. kAct, or kGated with gates and ups stacked by strips.
+  // results are the same for any number of tokens. kAct, or kGated with gates and ups stacked by strips: those are the same for any number
+  // with an invariant context, else few tokens round gates and ups before they meet.
   void run(Context& context, Act act, const Product& product, cudaStream_t stream) const;
   static void reserve(Context& context, int64_t tokens, int64_t in);
 

@@ -29,6 +29,9 @@ struct GemmConfig {
 };
 inline constexpr GemmConfig kGemmConfigs[] = {{16, 2, 14}, {32, 2, 10}, {64, 2, 7}, {128, 2, 4}, {256, 1, 4}};
 inline constexpr int kGemmCount = std::size(kGemmConfigs);
+// The same kernel with a dense W, in the invariant mode.
+inline constexpr GemmConfig kDenseGemmConfigs[] = {{16, 1, 12}, {64, 1, 8}, {256, 1, 3}};
+inline constexpr int kDenseGemmCount = std::size(kDenseGemmConfigs);
 
 // Shared memory of a block; what a device must offer for the kernel to run.
 int gemv_shared_bytes(int config, const PackedView& w);
@@ -40,6 +43,9 @@ cudaError_t launch_gemv(int config, Act act, const LinearArgs& args, cudaStream_
 // codes_map in boxes of the configuration's blocks, x_map of its tokens (tensor_map.h).
 cudaError_t launch_gemm_sm90(int config, Act act, const LinearArgs& args, const GemmPlan& plan,
                              const CUtensorMap& codes_map, const CUtensorMap& x_map, cudaStream_t stream);
+// w_map: rows as tensor_map.h describes activations, in boxes of kPanelRows. Not gated.
+cudaError_t launch_gemm_dense_sm90(int config, Act act, const LinearArgs& args, const GemmPlan& plan, const CUtensorMap& w_map,
+                                   const CUtensorMap& x_map, cudaStream_t stream);
 
 // Per activation type, each compiled in a file of its own.
 cudaError_t launch_gemv_f16(int config, const LinearArgs& args, cudaStream_t stream);

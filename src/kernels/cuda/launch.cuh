@@ -36,4 +36,14 @@ cudaError_t launch_kernel(void (*kernel)(Params...), bool overlap, LaunchShape s
   return cudaLaunchKernelEx(&config, kernel, args...);
 }
 
+// Programmatic dependent launch is taken as a wish by devices without it.
+inline bool starts_early() {
+  static const bool value = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+  }();
+  return value;
+}
+
 }  // namespace awq::cuda

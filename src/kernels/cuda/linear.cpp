@@ -26,16 +26,20 @@ constexpr int64_t kLargestTile = kPanelRows * kGemmConfigs[kGemmCount - 1].token
 
 }  // namespace
 
-Context::Context() {
+Context::Context(bool invariant) : invariant_(invariant) {
   if (attribute(cudaDevAttrComputeCapabilityMajor) < 8)
     fail(Code::kUnsupported, "CUDA: device of compute capability {}.{}: 8.0 or later is needed",
          attribute(cudaDevAttrComputeCapabilityMajor), attribute(cudaDevAttrComputeCapabilityMinor));
   traits_.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
   traits_.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   traits_.hopper = is_hopper();
+  if (invariant && gemv_dense_shared_bytes(kDenseTokens) > traits_.shared_bytes)
+    fail(Code::kUnsupported, "--invariant: this device has {} bytes of shared memory for a block: expected {} or more (compute capability 8.0, 9.0)",
+         traits_.shared_bytes, gemv_dense_shared_bytes(kDenseTokens));
   if (!traits_.hopper) return;
-  partials_ = Buffer(traits_.multiprocessors * kLargestTile);
-  flags_ = Buffer(traits_.multiprocessors * 4);
+  const int64_t workers = std::max(traits_.multiprocessors, kFixedProcessors);
+  partials_ = Buffer(workers * kLargestTile);
+  flags_ = Buffer(workers * 4);
   check(cudaMemset(flags_.data(), 0, static_cast<size_t>(flags_.bytes())), "clearing flags");
   check(cudaDeviceSynchronize(), "clearing flags");
   split_ = {partials_.as<float>(), flags_.as<uint32_t>()};
@@ -105,6 +109,18 @@ LinearArgs arguments(const Context& context, const PackedView& view, const Produ
 bool plain(const Product& product) {
   return product.scaled.sums == nullptr && (product.output == Output::kAct || product.output == Output::kGated);
 }
+bool plain_or_f32(const Product& product) {
+  return plain(product) || (product.scaled.sums == nullptr && product.output == Output::kF32);
+}
+
+// `count` tokens from `first` on of a product with `in` inputs.
+Product rows_of(const Product& product, int64_t first, int64_t count, int64_t in) {
+  Product rows = product;
+  rows.x = static_cast<const std::byte*>(product.x) + first * in * 2;
+  rows.y = static_cast<std::byte*>(product.y) + first * product.ldy * (product.output == Output::kF32 ? 4 : 2);
+  rows.tokens = count;
+  return rows;
+}
 
 }  // namespace
 
@@ -114,12 +130,22 @@ void join_pairs(Act act, const Product& pairs, bool by_strips, void* y, cudaStre
 }
 
 bool Linear::takes_pieces(const Context& context, int64_t tokens) const {
-  if (tokens < 1 || tokens > kPieceTokens) return false;
+  if (context.invariant() || tokens < 1 || tokens > kPieceTokens) return false;
   const Choice choice = pick(context.traits(), view_, tokens);
   return choice.way == Way::kGemv && choice.tokens >= tokens;
 }
 
+void Linear::run_invariant(Context& context, Act act, const Product& product, cudaStream_t stream) const {
+  check_internal(plain_or_f32(product), "an invariant product with a special input or output");
+  for (int64_t first = 0; first < product.tokens;) {
+    const Choice choice = pick_invariant(context.traits(), view_, product.tokens - first);
+    run(context, choice, act, rows_of(product, first, choice.tokens, view_.in), stream);
+    first += choice.tokens;
+  }
+}
+
 void Linear::run(Context& context, Act act, const Product& product, cudaStream_t stream) const {
+  if (context.invariant()) return run_invariant(context, act, product, stream);
   if (product.tokens > 0) run(context, pick(context.traits(), view_, product.tokens), act, product, stream);
 }
 
@@ -140,7 +166,7 @@ void Linear::run(Context& context, const Choice& choice, Act act, const Product&
     if (choice.way == Way::kGemv) {
       check(launch_gemv(choice.config, act, args, stream), "starting a 4-bit product of few tokens");
     } else {
-      check_internal(plain(product), "a product of many tokens with a special input or output");
+      check_internal(plain_or_f32(product), "a product of many tokens with a special input or output");
       const GemmConfig& config = kGemmConfigs[choice.config];
       check(launch_gemm_sm90(choice.config, act, args, choice.plan, maps_[config.blocks - 1],
                              x_tensor_map(args.x, args.tokens, view_.in, config.tokens), stream),
@@ -171,16 +197,41 @@ DenseLinear::DenseLinear(const void* w, int64_t out, int64_t in) {
   view_.blocks = static_cast<int>((in + 127) / 128 * 2);
 }
 
-bool DenseLinear::takes_pieces(const Context& context, int64_t tokens) const {
+bool DenseLinear::takes_pieces(const Context& context, int64_t tokens) const { return !context.invariant() && few(context, tokens); }
+
+bool DenseLinear::few(const Context& context, int64_t tokens) const {
   return tokens >= 1 && tokens <= kDenseTokens && gemv_dense_shared_bytes(static_cast<int>(tokens)) <= context.traits().shared_bytes;
+}
+
+// Gates and ups always meet after both were rounded: the tiles do not hold them side by side.
+void DenseLinear::run_invariant(Context& context, Act act, const Product& product, cudaStream_t stream) const {
+  check_internal(plain_or_f32(product), "an invariant product with a special input or output");
+  if (product.output == Output::kGated)
+    return run_in_pairs(context, act, product, view_.out, false, stream,
+                        [&](const Product& whole) { run_invariant(context, act, whole, stream); });
+  const DeviceTraits& device = context.traits();
+  const CUtensorMap w_map = device.hopper ? x_tensor_map(view_.codes, view_.out, view_.in, kPanelRows) : CUtensorMap{};
+  for (int64_t first = 0, count; first < product.tokens; first += count) {
+    const int64_t left = product.tokens - first;
+    const Choice choice = device.hopper ? pick_invariant_dense(view_, left) : Choice{};
+    count = device.hopper ? choice.tokens : std::min<int64_t>(left, kDenseTokens);
+    const LinearArgs args = arguments(context, view_, rows_of(product, first, count, view_.in));
+    if (device.hopper)
+      check(launch_gemm_dense_sm90(choice.config, act, args, choice.plan, w_map,
+                                   x_tensor_map(args.x, count, view_.in, kDenseGemmConfigs[choice.config].tokens), stream),
+            "starting a dense product");
+    else
+      check(launch_gemv_dense(act, args, device.multiprocessors, stream), "starting a dense product of few tokens");
+  }
 }
 
 void DenseLinear::run(Context& context, Act act, const Product& product, cudaStream_t stream) const {
   if (product.tokens == 0) return;
-  if (takes_pieces(context, product.tokens))
+  if (context.invariant()) return run_invariant(context, act, product, stream);
+  if (few(context, product.tokens))
     return check(launch_gemv_dense(act, arguments(context, view_, product), context.traits().multiprocessors, stream),
                  "starting a dense product of few tokens");
-  check_internal(plain(product) || (product.output == Output::kF32 && product.scaled.sums == nullptr),
+  check_internal(plain_or_f32(product),
                  "a product by cuBLAS with a special input or output");
   if (product.output == Output::kGated)
     return run_in_pairs(context, act, product, view_.out, false, stream, [&](const Product& whole) { run(context, act, whole, stream); });

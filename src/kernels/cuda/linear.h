@@ -14,8 +14,11 @@ namespace awq::cuda {
 // at a time.
 class Context {
  public:
-  // Throws kUnsupported without a CUDA device of compute capability 8.0 or later.
-  Context();
+  // invariant: linears sum in an order that depends on their shape alone, so that a token's results are the same for any number of
+  // tokens, on any position among them and on any device of one kind. Throws kUnsupported without a CUDA device of compute capability
+  // 8.0 or later, or where its blocks have too little shared memory for that.
+  explicit Context(bool invariant = false);
+  bool invariant() const { return invariant_; }
   const DeviceTraits& traits() const { return traits_; }
   const SplitWorkspace& split() const { return split_; }
   Cublas& cublas();            // opened at the first call; for a graph, call it before capturing
@@ -25,6 +28,7 @@ class Context {
   static constexpr int64_t kDenseBytes = int64_t{256} << 20;
 
  private:
+  bool invariant_;
   DeviceTraits traits_;
   Buffer partials_, flags_, dense_, pairs_, rounded_;
   SplitWorkspace split_;
@@ -64,11 +68,12 @@ class Linear {
   // A packed weight that lies on the device already, as pack.h lays it out; not owned.
   explicit Linear(const PackedView& view);
 
-  // fp32 sums; the result is the same for every run on the same kind of device, but sums are ordered by the number of tokens.
-  // kGated wants gates and ups stacked by strips (Output). Few tokens have more ways to go in and out.
+  // fp32 sums; the result is the same for every run on the same kind of device, but sums are ordered by the number of tokens unless
+  // the context is invariant. kGated wants gates and ups stacked by strips (Output). Few tokens have more ways to go in and out.
   void run(Context& context, Act act, const Product& product, cudaStream_t stream) const;
-  // Whether so few that norms come in pieces (Product::scaled, kResidual), and kF32.
+  // Whether so few that norms come in pieces (Product::scaled, kResidual); never with an invariant context.
   bool takes_pieces(const Context& context, int64_t tokens) const;
+  bool gives_f32(const Context& context, int64_t tokens) const { return context.invariant() || takes_pieces(context, tokens); }
   // As run(), by the way given: for the benchmark and the tests.
   void run(Context& context, const Choice& choice, Act act, const Product& product, cudaStream_t stream) const;
 
@@ -80,6 +85,7 @@ class Linear {
 
  private:
   void describe();  // codes for the tensor copy engine, in boxes of one and two blocks
+  void run_invariant(Context& context, Act act, const Product& product, cudaStream_t stream) const;
   void run_dense(Context& context, Act act, const Product& product, cudaStream_t stream) const;
 
   PackedView view_;
@@ -88,7 +94,8 @@ class Linear {
 };
 
 // A dense weight [out, in] in the activations' type, rows one after the other; in and out multiples of 8. Few tokens go through
-// gemv_dense.cuh, others to cuBLAS. kGated: the first half of the rows are gates.
+// gemv_dense.cuh, others to cuBLAS; with an invariant context all go through gemm_sm90.cuh, elsewhere than on Hopper through
+// gemv_dense.cuh. kGated: the first half of the rows are gates.
 class DenseLinear {
  public:
   DenseLinear(const void* w, int64_t out, int64_t in);  // on the device; not owned
@@ -97,6 +104,9 @@ class DenseLinear {
   int strips() const { return (view_.out + kStripRows - 1) / kStripRows; }
 
  private:
+  bool few(const Context& context, int64_t tokens) const;  // so that gemv_dense.cuh takes them
+  void run_invariant(Context& context, Act act, const Product& product, cudaStream_t stream) const;
+
   PackedView view_;
 };
 

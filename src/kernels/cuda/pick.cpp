@@ -32,7 +32,42 @@ int gemm_config(const PackedView& w, int64_t tokens) {
   return tiles >= 96 || w.in >= 8192 ? kGemmCount - 1 : kGemmCount - 2;
 }
 
+// GEMVs whose warps share out the columns alike, by tokens: they differ in how many columns the tokens fill of one instruction.
+constexpr int kAlikeGemvs[] = {2, 3, 6, 8, 10};
+static_assert(std::all_of(std::begin(kAlikeGemvs), std::end(kAlikeGemvs),
+                          [](int i) { return kGemvConfigs[i].warps == 8 && kGemvConfigs[i].split == 1; }));
+
+Choice alike_gemv(const DeviceTraits& device, const PackedView& w, int64_t tokens) {
+  Choice choice;
+  choice.way = Way::kGemv;
+  for (const int i : kAlikeGemvs) {
+    if (gemv_shared_bytes(i, w) > device.shared_bytes) break;
+    choice.config = i, choice.tokens = static_cast<int>(std::min<int64_t>(tokens, kGemvConfigs[i].tokens));
+    if (choice.tokens == tokens) break;
+  }
+  return choice;
+}
+
+// The narrowest tile that holds all tokens, else the widest.
+template <size_t Count>
+Choice fixed_gemm(const GemmConfig (&configs)[Count], const PackedView& w, int64_t tokens) {
+  Choice choice;
+  choice.way = Way::kGemm;
+  while (choice.config + 1 < static_cast<int>(Count) && configs[choice.config].tokens < tokens) ++choice.config;
+  const GemmConfig& config = configs[choice.config];
+  const int units = w.blocks / 2;
+  choice.tokens = static_cast<int>(fixed_tokens(w.panels(), fixed_parts(w.panels(), units), tokens, config.tokens));
+  choice.plan = fixed_plan(w.panels(), units, choice.tokens, config.tokens, 2 / config.blocks);
+  return choice;
+}
+
 }  // namespace
+
+Choice pick_invariant(const DeviceTraits& device, const PackedView& w, int64_t tokens) {
+  return device.hopper ? fixed_gemm(kGemmConfigs, w, tokens) : alike_gemv(device, w, tokens);
+}
+
+Choice pick_invariant_dense(const PackedView& w, int64_t tokens) { return fixed_gemm(kDenseGemmConfigs, w, tokens); }
 
 GemmPlan plan_gemm(const DeviceTraits& device, const PackedView& w, int64_t tokens,
                    const GemmConfig& config) {

@@ -25,6 +25,11 @@ struct Choice {
 
 // tokens >= 1.
 Choice pick(const DeviceTraits& device, const PackedView& w, int64_t tokens);
+// The same for the invariant mode: the order of a token's sums depends on w's shape alone. choice.tokens of them come first; pick
+// again for the others.
+Choice pick_invariant(const DeviceTraits& device, const PackedView& w, int64_t tokens);
+// Of a dense w on Hopper: a configuration of kDenseGemmConfigs and its plan.
+Choice pick_invariant_dense(const PackedView& w, int64_t tokens);
 // The plan of a GEMM configuration.
 GemmPlan plan_gemm(const DeviceTraits& device, const PackedView& w, int64_t tokens, const GemmConfig& config);
 

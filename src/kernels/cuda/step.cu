@@ -247,7 +247,7 @@ __global__ void widen_kernel(const T* x, int64_t n, float* y) {
 
 constexpr int kHeadWarps = 8;
 
-// A warp per output; a lane reads 16 codes at a time.
+// A warp per output; a lane reads 16 codes at a time. A row is summed the same way whatever their number.
 template <class T, int Rows>
 __global__ void __launch_bounds__(kHeadWarps * 32)
     head8_kernel(const uint8_t* codes, const float* scales, const float* zeros, int64_t out, int in, int group, const T* x,
@@ -272,7 +272,7 @@ __global__ void __launch_bounds__(kHeadWarps * 32)
                                __ldg(reinterpret_cast<const uint4*>(x + static_cast<int64_t>(r) * in + k) + 1)};
       const T* v = reinterpret_cast<const T*>(halves);
 #pragma unroll
-      for (int i = 0; i < 16; ++i) sums[r] += w[i] * widen(v[i]);
+      for (int i = 0; i < 16; ++i) sums[r] = __fmaf_rn(w[i], widen(v[i]), sums[r]);
     }
   }
 #pragma unroll
@@ -289,22 +289,12 @@ cudaError_t by_act(Act act, const F16& f16, const BF16& bf16) {
   return act == Act::kF16 ? f16() : bf16();
 }
 
-// Programmatic dependent launch is taken as a wish by devices without it.
-bool overlap() {
-  static const bool value = [] {
-    int device = 0, major = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
-  }();
-  return value;
-}
-
 template <class T>
 cudaError_t head8(const uint8_t* codes, const float* scales, const float* zeros, int64_t out, int in, int group, const void* x,
                   int rows, float* y, cudaStream_t stream) {
   const LaunchShape shape{blocks_of(out, kHeadWarps), kHeadWarps * 32, 1};
   const auto start = [&](auto kernel) {
-    return launch_kernel(kernel, overlap(), shape, 0, stream, codes, scales, zeros, out, in, group, static_cast<const T*>(x), y);
+    return launch_kernel(kernel, starts_early(), shape, 0, stream, codes, scales, zeros, out, in, group, static_cast<const T*>(x), y);
   };
   switch (rows) {
     case 1: return start(head8_kernel<T, 1>);
@@ -334,38 +324,38 @@ cudaError_t head8(const uint8_t* codes, const float* scales, const float* zeros,
       })
 
 cudaError_t launch_embed(Act act, const EmbedArgs& args, cudaStream_t stream) {
-  return AWQ_BY_ACT(launch_kernel(embed_kernel<T>, overlap(), {args.batch.tokens, kEmbedParts * 32, 1}, 0, stream, args));
+  return AWQ_BY_ACT(launch_kernel(embed_kernel<T>, starts_early(), {args.batch.tokens, kEmbedParts * 32, 1}, 0, stream, args));
 }
 
 cudaError_t launch_add_norm(Act act, const NormArgs& args, cudaStream_t stream) {
-  return AWQ_BY_ACT(launch_kernel(add_norm_kernel<T>, overlap(), {args.tokens, kNormThreads, 1}, 0, stream, args));
+  return AWQ_BY_ACT(launch_kernel(add_norm_kernel<T>, starts_early(), {args.tokens, kNormThreads, 1}, 0, stream, args));
 }
 
 cudaError_t launch_rope_cache(Act act, const RopeArgs& args, cudaStream_t stream) {
   const int64_t units = static_cast<int64_t>(args.batch.tokens) * (args.heads + 2 * args.cache.kv_heads);
-  return AWQ_BY_ACT(launch_kernel(rope_cache_kernel<T>, overlap(), {blocks_of(units, kRopeWarps), kRopeWarps * 32, 1}, 0, stream,
+  return AWQ_BY_ACT(launch_kernel(rope_cache_kernel<T>, starts_early(), {blocks_of(units, kRopeWarps), kRopeWarps * 32, 1}, 0, stream,
                                   args));
 }
 
 cudaError_t launch_silu_mul(Act act, const void* gate_up, const float* bias, bool by_strips, int tokens, int dim, void* y,
                             cudaStream_t stream) {
   const int64_t n = static_cast<int64_t>(tokens) * dim;
-  return AWQ_BY_ACT(launch_kernel(silu_mul_kernel<T>, overlap(), {blocks_of(n / 4, kSiluThreads), kSiluThreads, 1}, 0, stream,
+  return AWQ_BY_ACT(launch_kernel(silu_mul_kernel<T>, starts_early(), {blocks_of(n / 4, kSiluThreads), kSiluThreads, 1}, 0, stream,
                                   static_cast<const T*>(gate_up), bias, by_strips, n, dim, static_cast<T*>(y)));
 }
 
 cudaError_t launch_argmax(const float* logits, int rows, int64_t vocab, uint32_t* scratch, int* ids, cudaStream_t stream) {
-  return launch_kernel(argmax_kernel, overlap(), {rows * kArgmaxParts, kArgmaxThreads, 1}, 0, stream, logits, vocab, scratch, ids);
+  return launch_kernel(argmax_kernel, starts_early(), {rows * kArgmaxParts, kArgmaxThreads, 1}, 0, stream, logits, vocab, scratch, ids);
 }
 
 cudaError_t launch_round(Act act, const float* x, int64_t n, void* y, cudaStream_t stream) {
   const int blocks = std::min(blocks_of(n, 256), 4096);
-  return AWQ_BY_ACT(launch_kernel(round_kernel<T>, overlap(), {blocks, 256, 1}, 0, stream, x, n, static_cast<T*>(y)));
+  return AWQ_BY_ACT(launch_kernel(round_kernel<T>, starts_early(), {blocks, 256, 1}, 0, stream, x, n, static_cast<T*>(y)));
 }
 
 cudaError_t launch_widen(Act act, const void* x, int64_t n, float* y, cudaStream_t stream) {
   const int blocks = std::min(blocks_of(n, 256), 4096);
-  return AWQ_BY_ACT(launch_kernel(widen_kernel<T>, overlap(), {blocks, 256, 1}, 0, stream, static_cast<const T*>(x), n, y));
+  return AWQ_BY_ACT(launch_kernel(widen_kernel<T>, starts_early(), {blocks, 256, 1}, 0, stream, static_cast<const T*>(x), n, y));
 }
 
 cudaError_t launch_head8(Act act, const uint8_t* codes, const float* scales, const float* zeros, int64_t out, int in, int group,

@@ -3,11 +3,10 @@
 // Kernels start before the work in front of them has ended (launch.h) and wait for it before they touch what it writes. Parameters, and
 // what the host sends before a step (Batch), they read before that. Rows are multiples of 4 elements, buffers 16-byte aligned.
 #pragma once
+#include "kernels/cuda/key_parts.h"
 #include "kernels/cuda/launch.h"
 
 namespace awq::cuda {
-
-constexpr int kCachePage = 16;  // tokens
 
 // One layer's cache. Page p starts p * page_elements() elements behind base and holds, for each key/value head, keys
 // [16 tokens][head_dim] and then values transposed [head_dim][16 tokens]: both are operands of the tensor cores as they lie.
@@ -95,7 +94,8 @@ struct AttentionArgs {
   const int2* tiles = nullptr;  // prefill: span and its number of a tile of 64 rows (token, head of the group)
   int tile_count = 0;
   int splits = 1;             // decode: parts of a sequence's keys
-  float* partials = nullptr;  // [span, heads, splits, head_dim + 2] where splits > 1
+  // [span, heads, splits, head_dim + 2] where splits > 1; of fixed attention [part_slots(pages, spans), heads, head_dim + 2]
+  float* partials = nullptr;
   uint32_t* arrivals = nullptr;  // [span, kv_heads], zeros between launches
 };
 // head_dim 64, 96 or 128 and at most 16 heads per key/value head.
@@ -103,6 +103,10 @@ bool attention_takes(int head_dim, int heads, int kv_heads);
 // Every span has one token; rope's batch, cache and qkv are those of args.
 cudaError_t launch_attention_decode(Act act, const AttentionArgs& args, const RopeArgs& rope, cudaStream_t stream);
 cudaError_t launch_attention_prefill(Act act, const AttentionArgs& args, cudaStream_t stream);
+// The same with sums ordered by a token's position alone: both give it the same bits, in any batch, chunk and number of splits. Decoding,
+// too, finds queries and the new key and value prepared.
+cudaError_t launch_fixed_attention_decode(Act act, const AttentionArgs& args, cudaStream_t stream);
+cudaError_t launch_fixed_attention_prefill(Act act, const AttentionArgs& args, cudaStream_t stream);
 
 // ids[t] = the first index of the largest of logits [rows, vocab]. scratch: kArgmaxScratch words for each row, zeros at first.
 constexpr int kArgmaxParts = 16, kArgmaxScratch = 1 + 2 * kArgmaxParts;

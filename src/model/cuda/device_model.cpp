@@ -63,8 +63,8 @@ struct Graph {
 
 class CudaModel : public DeviceModel {
  public:
-  CudaModel(std::shared_ptr<const ModelConfig> config, const Tensor& embedding)
-      : config_(std::move(config)), act_(embedding.dtype() == DType::kBF16 ? Act::kBF16 : Act::kF16) {
+  CudaModel(std::shared_ptr<const ModelConfig> config, const Tensor& embedding, bool invariant)
+      : config_(std::move(config)), act_(embedding.dtype() == DType::kBF16 ? Act::kBF16 : Act::kF16), context_(invariant) {
     const ModelConfig& c = *config_;
     check_runs_on_device(c);
     context_.cublas();
@@ -213,9 +213,18 @@ class CudaModel : public DeviceModel {
         if (l->int8) cuda::Int8Linear::reserve(context_, tokens, l->in);
     context_.pairs(tokens * 2 * c.intermediate * 2), mlp_ = Buffer(tokens * c.intermediate * 2);
     arrivals_ = cleared(tokens * c.kv_heads * 4);
-    partials_ = Buffer(int64_t{2} * context_.traits().multiprocessors * (c.heads / c.kv_heads) * (c.head_dim + 2) * 4);
+    if (!context_.invariant()) partials_ = Buffer(int64_t{2} * context_.traits().multiprocessors * (c.heads / c.kv_heads) * (c.head_dim + 2) * 4);
     next_ = Buffer(tokens * 4);
     room_ = tokens;
+  }
+
+  // Room for the parts of so many pages of keys: twice that, since sequences grow and graphs hold the address.
+  void grow_parts(int64_t pages, int64_t spans) const {
+    const int64_t bytes = cuda::part_slots(pages, spans) * config_->heads * (config_->head_dim + 2) * 4;
+    if (partials_.bytes() >= bytes) return;
+    stream_.synchronize();
+    drop_graphs();
+    partials_ = Buffer(2 * bytes);
   }
 
   void grow_logits(int64_t rows) const {
@@ -253,6 +262,7 @@ class CudaModel : public DeviceModel {
       }
       cache = own_cache_.get();
     }
+    if (decoding && context_.invariant()) grow_parts(pages, spans);
     const int64_t each = (tokens + 3) / 4 * 4, pages_at = 7 * each + 2 * tiles, words = pages_at + pages;
     int32_t* to = sent_host_.grown<int32_t>(words);
     if (sent_.bytes() < words * 4) {
@@ -377,9 +387,13 @@ class CudaModel : public DeviceModel {
     attention.partials = partials_.as<float>(), attention.arrivals = arrivals_.as<uint32_t>();
     attention.splits = std::clamp(2 * context_.traits().multiprocessors / static_cast<int>(batch.span_count * c.kv_heads), 1,
                                   cuda::kAttentionSplits);
-    if (decoding) return check(cuda::launch_attention_decode(act_, attention, rope, stream_.get()), "attention");
+    const bool fixed = context_.invariant();
+    if (decoding && !fixed) return check(cuda::launch_attention_decode(act_, attention, rope, stream_.get()), "attention");
     check(cuda::launch_rope_cache(act_, rope, stream_.get()), "rotating");
-    check(cuda::launch_attention_prefill(act_, attention, stream_.get()), "attention");
+    const auto launch = !fixed     ? cuda::launch_attention_prefill
+                        : decoding ? cuda::launch_fixed_attention_decode
+                                   : cuda::launch_fixed_attention_prefill;
+    check(launch(act_, attention, stream_.get()), "attention");
   }
 
   void feed_forward(Residual& at, const DeviceBlock& b, int64_t tokens, const Buffer* next_gain) const {
@@ -427,7 +441,7 @@ class CudaModel : public DeviceModel {
   void run_head(const void* x, int64_t rows) const {
     const int64_t in = config_->hidden, vocab = config_->vocab;
     if (head4_) {
-      if (head4_->takes_pieces(context_, rows))
+      if (head4_->gives_f32(context_, rows))
         return head4_->run(context_, act_, {x, rows, logits_.data(), vocab, cuda::Output::kF32, {}, {}, 0}, stream_.get());
       head4_->run(context_, act_, {x, rows, head_out_.data(), vocab, cuda::Output::kAct, {}, {}, 0}, stream_.get());
       check(cuda::launch_widen(act_, head_out_.data(), rows * vocab, logits_.as<float>(), stream_.get()), "widening logits");
@@ -469,9 +483,9 @@ class CudaModel : public DeviceModel {
 
 }  // namespace
 
-std::shared_ptr<DeviceModel> make_cuda_model(std::shared_ptr<const ModelConfig> config, const Tensor& embedding) {
+std::shared_ptr<DeviceModel> make_cuda_model(std::shared_ptr<const ModelConfig> config, const Tensor& embedding, bool invariant) {
   if (cuda_devices().empty()) fail(Code::kUnsupported, "--device cuda: {}; use --device auto or cpu", cuda_absence());
-  return std::make_shared<CudaModel>(std::move(config), embedding);
+  return std::make_shared<CudaModel>(std::move(config), embedding, invariant);
 }
 
 }  // namespace awq
