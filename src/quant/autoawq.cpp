@@ -3,13 +3,12 @@
 // the weights rounded, then a clip of each group of weights on 512 tokens, q and k excepted. For a linear that is its own
 // module (o, down) the replay's error is exactly the Gram loss, which is used instead. Three differences are kept: ranges contain
 // 0, where AutoAWQ's rounding loses the end of groups of one sign; where a norm stands behind the module (gemma), errors are those
-// behind it; and an exponent that is worse beyond doubt on a part of the sequences is not run over the others (a race: Maron and
-// Moore 1994, with paired differences as in F-Race, Birattari et al. 2002).
+// behind it; and an exponent that is worse beyond doubt on a part of the sequences is not run over the others (quant/race.h).
 #include <cmath>
-#include <numeric>
 
 #include "base/thread_pool.h"
 #include "kernels/quant_ops.h"
+#include "quant/race.h"
 #include "quant/rounders.h"
 
 namespace awq {
@@ -102,46 +101,34 @@ struct Choice {
   double ratio = 0;
 };
 
-struct Entrant {
-  double ratio = 0;
-  std::vector<float> scale;
-  std::vector<double> errors;  // of each sequence so far, or of all tokens together
+// The exponents still in the race, and their errors: of each sequence so far, or of all tokens together.
+struct Field {
+  std::vector<double> ratios;
+  std::vector<std::vector<float>> scales;
+  std::vector<std::vector<double>> errors;
 
-  double error() const { return std::accumulate(errors.begin(), errors.end(), 0.0); }
+  size_t size() const { return ratios.size(); }
+  void drop_the_worse() {
+    const std::vector<bool> worse = worse_beyond_doubt(errors);
+    Field kept;
+    for (size_t i = 0; i < size(); ++i) {
+      if (worse[i]) continue;
+      kept.ratios.push_back(ratios[i]);
+      kept.scales.push_back(std::move(scales[i]));
+      kept.errors.push_back(std::move(errors[i]));
+    }
+    *this = std::move(kept);
+  }
 };
 
-std::vector<Entrant> entrants(const std::vector<float>& x_mean, const std::vector<float>& w_mean) {
-  std::vector<Entrant> out;
+Field all_exponents(const std::vector<float>& x_mean, const std::vector<float>& w_mean) {
+  Field out;
   for (int i = 0; i < kSteps; ++i) {
-    const double ratio = static_cast<double>(i) / kSteps;
-    out.push_back({ratio, awq_scale(x_mean, w_mean, ratio), {}});
+    out.ratios.push_back(static_cast<double>(i) / kSteps);
+    out.scales.push_back(awq_scale(x_mean, w_mean, out.ratios.back()));
+    out.errors.emplace_back();
   }
   return out;
-}
-
-// The first of the least errors; one that is not finite never wins.
-const Entrant& least(const std::vector<Entrant>& field) {
-  const Entrant* best = &field.front();
-  for (const Entrant& e : field)
-    if (e.error() < best->error() || !std::isfinite(best->error())) best = &e;
-  return *best;
-}
-
-// By how many of its standard errors the mean of a - b is above 0.
-double doubtless(const std::vector<double>& a, const std::vector<double>& b) {
-  const auto n = static_cast<double>(a.size());
-  double sum = 0, squares = 0;
-  for (size_t i = 0; i < a.size(); ++i) sum += a[i] - b[i], squares += (a[i] - b[i]) * (a[i] - b[i]);
-  const double mean = sum / n, variance = (squares - n * mean * mean) / (n - 1);
-  if (!std::isfinite(mean)) return std::isfinite(b.front()) ? INFINITY : 0;
-  return variance > 0 ? mean / std::sqrt(variance / n) : 0;
-}
-
-// Drops those whose sequences so far are worse than the best one's by more than kDoubt standard errors of the difference.
-void drop_the_worse(std::vector<Entrant>& field) {
-  constexpr double kDoubt = 3;
-  const std::vector<double> best = least(field).errors;
-  std::erase_if(field, [&](const Entrant& e) { return doubtless(e.errors, best) > kDoubt; });
 }
 
 std::map<std::string, Tensor> candidate(const RoundingContext& context, const std::vector<GroupLinear>& linears, const std::vector<float>& s) {
@@ -152,14 +139,14 @@ std::map<std::string, Tensor> candidate(const RoundingContext& context, const st
   return out;
 }
 
-void race(const RoundingContext& context, const std::vector<GroupLinear>& linears, Replay& replay, std::vector<Entrant>& field) {
+void race(const RoundingContext& context, const std::vector<GroupLinear>& linears, Replay& replay, Field& field) {
   while (replay.more()) {
     replay.next();
-    for (Entrant& e : field) {
-      const std::vector<double> errors = replay.errors(candidate(context, linears, e.scale));
-      e.errors.insert(e.errors.end(), errors.begin(), errors.end());
+    for (size_t i = 0; i < field.size(); ++i) {
+      const std::vector<double> errors = replay.errors(candidate(context, linears, field.scales[i]));
+      field.errors[i].insert(field.errors[i].end(), errors.begin(), errors.end());
     }
-    if (replay.more()) drop_the_worse(field);
+    if (replay.more()) field.drop_the_worse();
   }
 }
 
@@ -180,15 +167,15 @@ double gram_error(const RoundingContext& context, const std::vector<GroupLinear>
 Choice search(const RoundingContext& context, int64_t layer, const BlockSpec& spec, const ScaleGroup& group, const SiteStats& stats,
               const BlockWeights& block) {
   const auto linears = linears_of(context, layer, group, block);
-  std::vector<Entrant> field = entrants(stats.abs_mean(), awq_weight_mean(linears, context.plan.scheme.group_size(stats.dim)));
+  Field field = all_exponents(stats.abs_mean(), awq_weight_mean(linears, context.plan.scheme.group_size(stats.dim)));
   if (linears.size() > 1 && context.inputs != nullptr) {
     Replay replay(context, spec, block, group);
     race(context, linears, replay, field);
   } else {
-    for (Entrant& e : field) e.errors = {gram_error(context, linears, stats, e.scale)};
+    for (size_t i = 0; i < field.size(); ++i) field.errors[i] = {gram_error(context, linears, stats, field.scales[i])};
   }
-  const Entrant& best = least(field);
-  return {&group, best.scale, best.ratio};
+  const size_t best = least_sum(field.errors);
+  return {&group, field.scales[best], field.ratios[best]};
 }
 
 // AutoAWQ scales o_proj only where every query head has its own values.
