@@ -116,11 +116,11 @@ class CpuBackend : public QuantBackend {
   RoundedWeight search(const QuantMatrix& w, const Scheme& scheme, DType scale_dtype, const GramView& g, RangeEffort effort) override {
     return range_search(w.f32(), w.dim(0), w.dim(1), scheme, scale_dtype, g.host, effort);
   }
-  double loss(const QuantMatrix& w, const RoundedWeight& q, const GramView& g) override {
+  double loss(const QuantMatrix& w, const RoundedWeight& q, const GramView& g, bool comparing) override {
     Tensor error(DType::kF32, w.shape());
     float* e = error.f32();
     rounding_error(w.f32(), q, e);
-    return gram_loss(e, w.dim(0), w.dim(1), g.host);
+    return gram_loss(e, w.dim(0), w.dim(1), g.host, comparing);
   }
   double energy(const QuantMatrix& w, const GramView& g) override { return gram_loss(w.f32(), w.dim(0), w.dim(1), g.host); }
   std::unique_ptr<Compensator> compensation(const GramView& g, double damping) override {

@@ -78,8 +78,8 @@ class QuantBackend {
                              const GramView& g) = 0;
   virtual RoundedWeight minmax(const QuantMatrix& w, const Scheme& scheme, DType scale_dtype) = 0;
   virtual RoundedWeight search(const QuantMatrix& w, const Scheme& scheme, DType scale_dtype, const GramView& g, RangeEffort effort) = 0;
-  // tr(E G Eᵀ) for E = W - Q, and for E = W.
-  virtual double loss(const QuantMatrix& w, const RoundedWeight& q, const GramView& g) = 0;
+  // tr(E G Eᵀ) for E = W - Q, and for E = W. comparing: products may be bf16, as in minmax_loss.
+  virtual double loss(const QuantMatrix& w, const RoundedWeight& q, const GramView& g, bool comparing = false) = 0;
   virtual double energy(const QuantMatrix& w, const GramView& g) = 0;
   virtual std::unique_ptr<Compensator> compensation(const GramView& g, double damping) = 0;
   virtual void fetch(RoundedWeight& q) = 0;

@@ -27,7 +27,7 @@ struct Candidate {
 // kCoarseStep-th of them, the best kRanked of it on all. The finalists are compared on all rows of the weights.
 constexpr double kRankingWork = 4e8;
 constexpr int64_t kMinRankingRows = 64, kCoarseStep = 4;
-constexpr size_t kRanked = 10, kRankedAwq = 3;
+constexpr size_t kRanked = 10, kRankedQuick = 6, kRankedAwq = 3;
 
 class Search {
  public:
@@ -118,10 +118,11 @@ class Search {
     const auto less = [](const Candidate& a, const Candidate& b) { return a.loss < b.loss; };
     std::stable_sort(grid.begin(), grid.end(), less);
     std::vector<Candidate> kept;
+    const size_t ranked = search_.quick ? kRankedQuick : kRanked;
     size_t awq = 0;
     for (Candidate& c : grid) {
       const bool of_awq = c.in_awq_grid() && awq++ < kRankedAwq;
-      if (kept.size() < kRanked || of_awq || c.is_identity()) kept.push_back(std::move(c));
+      if (kept.size() < ranked || of_awq || c.is_identity()) kept.push_back(std::move(c));
     }
     if (coarse_.dim(0) < sample_.dim(0))
       for (Candidate& c : kept) c.loss = ranking_loss(sample_, c.scale);
@@ -143,7 +144,7 @@ class Search {
                             ? backend_.minmax(w, search_.scheme, search_.scale_dtype)
                             : backend_.search(w, search_.scheme, search_.scale_dtype, gram.view(),
                                               awq_clip ? RangeEffort::kAwqClip : RangeEffort::kFull);
-      result.loss += backend_.loss(w, q, gram.view());
+      result.loss += backend_.loss(w, q, gram.view(), search_.quick);
       result.rounded.emplace(l.module, std::move(q));
     }
     return result;

@@ -39,8 +39,8 @@ struct ScaleSearch {
   const float* norm_gain = nullptr;
   DType norm_dtype = DType::kF16;
   float norm_offset = 0;
-  // Only the two best candidates are rounded in full beside AutoAWQ's rule; otherwise three, and the best of AutoAWQ's grid and
-  // the identity where they are not among them.
+  // Only the two best candidates are rounded in full beside AutoAWQ's rule, and compared by products that may be bf16; otherwise
+  // three, and the best of AutoAWQ's grid and the identity where they are not among them.
   bool quick = false;
 };
 

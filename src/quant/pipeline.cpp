@@ -347,11 +347,11 @@ DType choose_dtype(const Checkpoint& checkpoint, const QuantizePlan& plan, const
   const auto config = std::make_shared<const ModelConfig>(plan.config);
   const ArchSpec& arch = find_arch(config->model_type, checkpoint.path().string());
   HiddenStates states(probe, *config, load_embedding(checkpoint, *config));
-  const auto stage = make_block_stage(checkpoint, config, Precision::kExact, backend);
+  const auto stage = make_block_stage(checkpoint, config, Precision::kBf16, backend);
   float largest = 0;
   for (int64_t i = 0; i < config->layers; ++i) {
     const BlockSpec spec = arch.block(*config, i);
-    stage->use(spec, backend != nullptr ? stage->load(i) : load_block(checkpoint, *config, spec, false));
+    stage->use(spec, stage->load(i));
     largest = std::max({largest, stage->advance_and_watch(states), states.abs_max()});
   }
   return largest < kFp16Headroom ? DType::kF16 : DType::kBF16;

@@ -10,9 +10,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
+#include <mutex>
 #include <vector>
 
 #include "base/half.h"
+#include "base/system.h"
 #include "base/thread_pool.h"
 #include "kernels/cpu/linear_kinds.h"
 #include "kernels/cpu/scratch.h"
@@ -38,6 +41,8 @@ int64_t block_of(int64_t cols, int64_t group) {
     if (group % block == 0 && block % 8 == 0 && (block == group || block % 32 == 0)) return block;
   return whole_rows ? std::min<int64_t>(128, round_up(cols, 32)) : 0;
 }
+
+int64_t most_streamed(Product product, const simd::Int8Table& table);
 
 class Int8Linear final : public PackedLinear {
  public:
@@ -82,7 +87,7 @@ class Int8Linear final : public PackedLinear {
   void multiply(const simd::Int8Activations& x, int64_t tokens, float* y, int64_t ldy) const;
 
   int64_t rows_, cols_, row_blocks_;
-  Product product_;
+  int64_t streamed_;  // up to so many tokens
   Activations activations_;
   float threshold_;  // of outliers
   const simd::Int8Table& table_;
@@ -96,7 +101,7 @@ Int8Linear::Int8Linear(const QuantWeight& w, Product product, const simd::Int8Ta
     : rows_(w.rows),
       cols_(w.cols),
       row_blocks_(ceil_div(w.rows, kInt8Rows)),
-      product_(product),
+      streamed_(most_streamed(product, table)),
       activations_(w.scheme.activations),
       threshold_(w.scheme.outlier_threshold),
       table_(table) {
@@ -119,7 +124,7 @@ std::optional<PackedForm> Int8Linear::form() const {
 }
 
 Int8Linear::Int8Linear(const PackedForm& form, Product product, const std::string& where)
-    : product_(product), table_(simd::int8_table()) {
+    : streamed_(most_streamed(product, simd::int8_table())), table_(simd::int8_table()) {
   const auto require = [&](bool ok, const char* what) { require_form(ok, where, what); };
   const std::vector<int64_t>& n = form.numbers;
   require(n.size() == 8, "the list of numbers");
@@ -334,8 +339,7 @@ void Int8Linear::run(const float* x, int64_t tokens, float* y, int64_t ldy) cons
       parallel_chunks(n, cols_, [&](int64_t begin, int64_t end) { quantize_rows(x + t0 * cols_, begin, end, to, nullptr); });
     }
     const simd::Int8Activations activations{q, stride, scale, negsum, blocks};
-    const bool few = product_ == Product::kGemv || (product_ != Product::kGemm && n <= table_.stream_tokens);
-    few ? stream(activations, n, y + t0 * ldy, ldy) : multiply(activations, n, y + t0 * ldy, ldy);
+    n <= streamed_ ? stream(activations, n, y + t0 * ldy, ldy) : multiply(activations, n, y + t0 * ldy, ldy);
     if (!outliers.empty()) add_outliers(outliers, y + t0 * ldy, ldy);
   }
 }
@@ -389,6 +393,42 @@ void Int8Linear::multiply(const simd::Int8Activations& x, int64_t tokens, float*
       }
     });
   }
+}
+
+// Seconds that `linear` takes for x [tokens, in], the least of four.
+double least_seconds(const Int8Linear& linear, const std::vector<float>& x, int64_t tokens) {
+  std::vector<float> y(static_cast<size_t>(tokens * linear.out()));
+  double least = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 4; ++i) {
+    const double start = now_seconds();
+    linear.run(x.data(), tokens, y.data(), linear.out());
+    least = std::min(least, now_seconds() - start);
+  }
+  return least;
+}
+
+// Whether streaming is the faster for many tokens too, on a matrix of some MOPs: a few milliseconds.
+bool always_streams(const simd::Int8Table& table) {
+  constexpr int64_t kRows = 512, kCols = 2048, kTokens = 64;
+  QuantWeight w;
+  w.rows = kRows, w.cols = kCols;
+  for (int64_t i = 0; i < kRows * kCols; ++i) w.codes.push_back(static_cast<uint8_t>(i * 7 % 16));
+  w.scales.assign(static_cast<size_t>(kRows * w.groups()), 0.0625f);
+  w.zeros.assign(w.scales.size(), 8);
+  const std::vector<float> x(static_cast<size_t>(kTokens * kCols), 1.0f);
+  return least_seconds({w, Product::kGemv, table}, x, kTokens) < least_seconds({w, Product::kGemm, table}, x, kTokens);
+}
+
+// Both ways give the same bits; which is faster for many tokens is the machine's affair, so it is measured, once for a table.
+int64_t most_streamed(Product product, const simd::Int8Table& table) {
+  if (product == Product::kGemv) return INT64_MAX;
+  if (product == Product::kGemm) return 0;
+  static std::mutex mutex;
+  static std::map<const simd::Int8Table*, int64_t> known;
+  const std::lock_guard lock(mutex);
+  const auto [at, fresh] = known.try_emplace(&table, table.stream_tokens);
+  if (fresh && always_streams(table)) at->second = INT64_MAX;
+  return at->second;
 }
 
 }  // namespace

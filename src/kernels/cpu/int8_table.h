@@ -53,7 +53,7 @@ struct Int8Activations {
 struct Int8Table {
   const char* name;
   int gemm_tokens;    // height of the product's tile
-  int stream_tokens;  // up to so many tokens gemv is the faster
+  int stream_tokens;  // up to so many tokens gemv is the faster anywhere; on some machines it is for any number (int8_linear.cpp)
   bool tiles;         // gemm works on the matrix unit (AMX)
 
   // One token. scale = max|x| / 127, q = x * (127 / max|x|) to nearest, ties to even. A block below 1e-30

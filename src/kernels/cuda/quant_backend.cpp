@@ -348,7 +348,7 @@ RoundedWeight CudaQuantBackend::search(const QuantMatrix& w, const Scheme& schem
   return q;
 }
 
-double CudaQuantBackend::loss(const QuantMatrix& w, const RoundedWeight& q, const GramView& g) {
+double CudaQuantBackend::loss(const QuantMatrix& w, const RoundedWeight& q, const GramView& g, bool) {
   const RoundingView& all = rounding_of(q).view;
   return quadratic(w.dim(0), gram_of(g), [&](int64_t first, int64_t n, float* e) {
     RoundingView part = all;

@@ -76,7 +76,7 @@ class CudaQuantBackend : public QuantBackend {
                      const GramView& g) override;
   RoundedWeight minmax(const QuantMatrix& w, const Scheme& scheme, DType scale_dtype) override;
   RoundedWeight search(const QuantMatrix& w, const Scheme& scheme, DType scale_dtype, const GramView& g, RangeEffort effort) override;
-  double loss(const QuantMatrix& w, const RoundedWeight& q, const GramView& g) override;
+  double loss(const QuantMatrix& w, const RoundedWeight& q, const GramView& g, bool comparing) override;
   double energy(const QuantMatrix& w, const GramView& g) override;
   std::unique_ptr<Compensator> compensation(const GramView& g, double damping) override;
   void fetch(RoundedWeight& q) override;
