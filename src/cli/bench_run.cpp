@@ -117,7 +117,7 @@ BenchResult run_bench(const Model& model, const BenchShape& shape) {
     result.decode_step_seconds = median(seconds) / static_cast<double>(shape.decode);
     result.decode_tokens_per_s = static_cast<double>(shape.batch) / result.decode_step_seconds;
   }
-  const int64_t token_bytes = KvCache::page_bytes(config, shape.kv_dtype) / kPageTokens;
+  const int64_t token_bytes = KvCache::page_bytes(model, shape.kv_dtype) / kPageTokens;
   result.bytes_per_step =
       model.decode_bytes() + shape.batch * token_bytes * (shape.context + shape.decode / 2);
   return result;

@@ -105,7 +105,7 @@ EngineOptions engine_options(const Options& o, const Checkpoint& checkpoint, con
   e.end_ids = end_ids(checkpoint);
   e.step_seconds = 0.1;
   apply_draft_options(o.draft, load, tokenizer, e);
-  const int64_t page = KvCache::page_bytes(config, e.kv_dtype) + (e.draft_model ? KvCache::page_bytes(e.draft_model->config(), e.kv_dtype) : 0);
+  const int64_t page = KvCache::page_bytes(model, e.kv_dtype) + (e.draft_model ? KvCache::page_bytes(*e.draft_model, e.kv_dtype) : 0);
   const int64_t most = PageAllocator::pages_for(config.max_position) * o.max_sequences;
   const int64_t bytes = cache_bytes(o, model, e);
   e.kv_pages = std::min(bytes / page, most);
@@ -166,7 +166,7 @@ server::ServedModel load(const Options& o, const Context& context) {
   context.end_report();
   log(Level::kInfo, "key/value cache: {} tokens in {}", engine.kv_pages * kPageTokens,
       human_bytes(
-          static_cast<double>(engine.kv_pages * KvCache::page_bytes(model->config(), engine.kv_dtype))));
+          static_cast<double>(engine.kv_pages * KvCache::page_bytes(*model, engine.kv_dtype))));
   return m;
 }
 

@@ -24,9 +24,9 @@ class DeviceModel {
   // head_bits 8 or 4 rounds the output layer, 0 leaves it at 16 bits.
   virtual void finish(const Tensor& final_norm, const Tensor& head, int head_bits) = 0;
 
-  // A cache of so many pages for all layers, in 16 bits.
-  virtual std::shared_ptr<void> make_cache(int64_t pages) const = 0;
-  virtual int64_t page_bytes() const = 0;
+  // A cache of so many pages for all layers: dtype I8 in 8 bits with scales, others in the activations' type. Bytes of one page.
+  virtual std::shared_ptr<void> make_cache(int64_t pages, DType dtype) const = 0;
+  virtual int64_t page_bytes(DType dtype) const = 0;
   // As Model::forward; cache null: every span is a whole sequence. One caller at a time runs, others wait.
   virtual void forward(const BatchView& batch, void* cache, float* hidden) const = 0;
   virtual void logits(const float* hidden, int64_t rows, float* out) const = 0;

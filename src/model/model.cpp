@@ -20,10 +20,9 @@ KvCache::KvCache(const Model& model, int64_t pages, DType dtype) {
     *this = KvCache(model.config(), pages, dtype);
     return;
   }
-  if (dtype == DType::kI8) fail(Code::kUnsupported, "key/value cache on a GPU: expected 16 bits, got I8");
   pages_ = pages;
-  device_bytes_ = pages * model.device()->page_bytes();
-  device_ = model.device()->make_cache(pages);
+  device_bytes_ = pages * page_bytes(model, dtype);
+  device_ = model.device()->make_cache(pages, dtype);
 }
 
 KvLayerView KvCache::layer(int64_t index) const {
@@ -34,6 +33,10 @@ KvLayerView KvCache::layer(int64_t index) const {
 
 int64_t KvCache::page_bytes(const ModelConfig& config, DType dtype) {
   return config.layers * KvLayerView{nullptr, dtype, config.kv_heads, config.head_dim}.page_bytes();
+}
+
+int64_t KvCache::page_bytes(const Model& model, DType dtype) {
+  return model.device() != nullptr ? model.device()->page_bytes(dtype) : page_bytes(model.config(), dtype);
 }
 
 namespace {

@@ -44,14 +44,15 @@ class Model;
 class KvCache {
  public:
   KvCache(const ModelConfig& config, int64_t pages, DType dtype);  // dtype F32, F16, BF16 or I8
-  // Where the model runs; on a device in the activations' 16-bit type whichever float type dtype says. kUnsupported for I8 there.
+  // Where the model runs; on a device in the activations' 16-bit type whichever float type dtype says.
   KvCache(const Model& model, int64_t pages, DType dtype);
   int64_t pages() const { return pages_; }
   int64_t bytes() const { return device_ ? device_bytes_ : storage_.nbytes(); }
   void* device() const { return device_.get(); }  // null in host memory
   KvLayerView layer(int64_t index) const;
-  // Bytes one page takes over all layers.
+  // Bytes one page takes over all layers: in host memory, and where the model runs.
   static int64_t page_bytes(const ModelConfig& config, DType dtype);
+  static int64_t page_bytes(const Model& model, DType dtype);
 
  private:
   Tensor storage_;

@@ -14,7 +14,8 @@ namespace {
 // Logits are computed for so many sequences at a time: 64 rows of a vocabulary of 150,000 are 38 MB.
 constexpr int64_t kLogitRows = 64;
 
-EngineOptions checked(EngineOptions o, const ModelConfig& config) {
+EngineOptions checked(EngineOptions o, const Model& model) {
+  const ModelConfig& config = model.config();
   if (o.kv_dtype != DType::kF32 && o.kv_dtype != DType::kF16 && o.kv_dtype != DType::kBF16 && o.kv_dtype != DType::kI8)
     fail(Code::kBadArgument, "key/value cache: expected F32, F16, BF16 or I8, got {}", dtype_name(o.kv_dtype));
   if (o.max_sequences < 1 || o.max_batch_tokens < o.max_sequences)
@@ -23,7 +24,7 @@ EngineOptions checked(EngineOptions o, const ModelConfig& config) {
          o.max_batch_tokens, o.max_sequences);
   if (o.draft_tokens < 0 || o.draft_tokens > kMostDrafts)
     fail(Code::kBadArgument, "draft_tokens: expected 0 to {}, got {}", kMostDrafts, o.draft_tokens);
-  const int64_t page_bytes = KvCache::page_bytes(config, o.kv_dtype);
+  const int64_t page_bytes = KvCache::page_bytes(model, o.kv_dtype);
   if (o.kv_pages == 0) {
     o.kv_pages = o.kv_bytes > 0 ? o.kv_bytes / page_bytes : PageAllocator::pages_for(config.max_position);
     if (o.kv_pages == 0)
@@ -76,7 +77,7 @@ void check_request(const Request& request, const ModelConfig& config) {
 
 Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
     : model_(std::move(model)),
-      options_(checked(options, model_->config())),
+      options_(checked(options, *model_)),
       cache_(*model_, options_.kv_pages, options_.kv_dtype),
       // Cached keys whose rotation depends on a sequence's final length belong to that sequence alone.
       scheduler_(options_.kv_pages, options_.max_batch_tokens, options_.max_sequences,

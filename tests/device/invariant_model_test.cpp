@@ -34,9 +34,11 @@ std::shared_ptr<const Model> device_model(const ordered_json& config, const Rand
 // Logits of the first sequence's tokens as they come, against those of reading it alone in one piece.
 class Comparison {
  public:
-  explicit Comparison(const Model& model) : model_(model), vocab_(static_cast<size_t>(model.config().vocab)) {
-    want_ = Sequences(model, 1).step({kTokens});
+  explicit Comparison(const Model& model, DType cache = DType::kF32)
+      : model_(model), cache_(cache), vocab_(static_cast<size_t>(model.config().vocab)) {
+    want_ = sequences(1).step({kTokens});
   }
+  Sequences sequences(int count) const { return {model_, count, cache_}; }
   int64_t differing() const { return differing_; }  // tokens so far
   const float* want(int64_t position) const { return want_.data() + static_cast<size_t>(position) * vocab_; }
 
@@ -62,6 +64,7 @@ class Comparison {
 
  private:
   const Model& model_;
+  DType cache_;
   size_t vocab_;
   std::vector<float> want_;
   std::vector<std::string> said_;
@@ -69,13 +72,13 @@ class Comparison {
 };
 
 void read_alone(Comparison& c, int chunk) {
-  Sequences s(c.model(), 1);
+  Sequences s = c.sequences(1);
   for (int past = 0; past < kTokens; past += chunk) c.step(s, {std::min(chunk, kTokens - past)}, fmt::format("alone in chunks of {}", chunk));
 }
 
 // Beside others of other lengths: prompts together, decoding (plain, captured, replayed), a chunk beside decoding ones, decoding again.
 void read_in_batch(Comparison& c, int count) {
-  Sequences s(c.model(), count);
+  Sequences s = c.sequences(count);
   std::vector<int> tokens(static_cast<size_t>(count));
   const auto set = [&](int first, const auto& other) {
     for (int i = 0; i < count; ++i) tokens[static_cast<size_t>(i)] = i == 0 ? first : other(i);
@@ -94,7 +97,7 @@ void read_in_batch(Comparison& c, int count) {
 
 // The device's own choice of the next token.
 void choose_greedily(Comparison& c, int count) {
-  Sequences s(c.model(), count);
+  Sequences s = c.sequences(count);
   s.step(std::vector<int>(static_cast<size_t>(count), 50));
   const int64_t vocab = c.model().config().vocab;
   for (int i = 0; i < 4; ++i) {
@@ -116,15 +119,15 @@ void read_without_cache(Comparison& c) {
   for (int t = 0; t < kTokens; ++t) c.compare(logits.data() + t * c.model().config().vocab, t, "without a cache");
 }
 
-void expect_invariant(const ordered_json& config, RandomWeights weights, int head_bits) {
+void expect_invariant(const ordered_json& config, RandomWeights weights, int head_bits, DType cache = DType::kF32) {
   for (const DType dense : {DType::kF16, DType::kBF16}) {
     SCOPED_TRACE(dense == DType::kF16 ? "fp16" : "bf16");
     weights.dense = dense;
     const auto model = device_model(config, weights, head_bits, true);
-    Comparison c(*model);
+    Comparison c(*model, cache);
     for (const int chunk : {1, 7, 64}) read_alone(c, chunk);
     for (const int count : {2, 3, 9, 16, 33}) read_in_batch(c, count);
-    read_without_cache(c);
+    if (cache != DType::kI8) read_without_cache(c);  // those are 16 bits
     EXPECT_EQ(c.differing(), 0) << c.said();
     for (const int count : {1, 3, 17}) choose_greedily(c, count);
   }
@@ -156,6 +159,11 @@ TEST(DeviceInvariantModel, SlidingWindow) {
   ordered_json config = config_of("mistral", 4, 2, 128);
   config["sliding_window"] = 140;
   expect_invariant(config, {.bits = 4, .group = 128}, 0);
+}
+
+TEST(DeviceInvariantModel, EightBitCache) {
+  SKIP_WITHOUT_GPU();
+  expect_invariant(wide_config("llama", 8, 2, 128), {.bits = 4, .group = 128}, 0, DType::kI8);
 }
 
 // The tests above can see something: without the mode tokens do depend on their company.

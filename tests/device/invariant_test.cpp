@@ -191,6 +191,7 @@ TEST(DeviceInvariant, WithoutTheModeRowsDiffer) {
 
 struct Case {
   int heads, kv_heads, head_dim, window;
+  bool int8 = false;
 };
 struct Span {
   int sequence, past, tokens;
@@ -201,9 +202,10 @@ class Attention {
  public:
   static constexpr int kTokens = 300, kPages = 20;
   Attention(Act act, const Case& c, int sequences)
-      : act_(act), c_(c), width_((c.heads + 2 * c.kv_heads) * c.head_dim), count_(sequences),
-        storage_(int64_t{sequences} * kPages * c.kv_heads * 2 * cuda::kCachePage * c.head_dim * 2) {
-    cuda::check(cudaMemset(storage_.data(), 0, static_cast<size_t>(storage_.bytes())), "clearing");
+      : act_(act), c_(c), width_((c.heads + 2 * c.kv_heads) * c.head_dim), count_(sequences), cache_{nullptr, c.kv_heads, c.head_dim, c.int8},
+        storage_(sequences * kPages * cache_.page_bytes()) {
+    cache_.base = storage_.data();
+    cuda::check(cudaMemset(storage_.data(), c.int8 ? 0xff : 0, static_cast<size_t>(storage_.bytes())), "clearing");
     for (int s = 0; s < sequences; ++s) qkv_.push_back(to_act(act, random_floats(int64_t{kTokens} * width_, 30 + static_cast<uint32_t>(s))));
     std::vector<double> inv_freq;
     for (int i = 0; i < c.head_dim / 2; ++i) inv_freq.push_back(std::pow(10000.0, -2.0 * i / c.head_dim));
@@ -236,7 +238,7 @@ class Attention {
     const cuda::Batch batch{nullptr, d_positions.as<int>(), d_span_of.as<int>(), d_spans.as<cuda::DeviceSpan>(), d_pages.as<int>(), tokens, count};
     cuda::RopeArgs rope;
     rope.batch = batch, rope.qkv = d_qkv.data(), rope.inv_freq = inv_freq_.as<double>(), rope.pairs = c_.head_dim / 2;
-    rope.heads = c_.heads, rope.magnitude = 1, rope.eps = 1e-5f, rope.cache = {storage_.data(), c_.kv_heads, c_.head_dim};
+    rope.heads = c_.heads, rope.magnitude = 1, rope.eps = 1e-5f, rope.cache = cache_;
     cuda::AttentionArgs a;
     a.batch = batch, a.cache = rope.cache, a.q = d_qkv.data(), a.y = y.data(), a.ldq = width_, a.heads = c_.heads, a.window = c_.window;
     a.scale = 1 / std::sqrt(static_cast<float>(c_.head_dim)), a.tiles = d_tiles.as<int2>(), a.tile_count = static_cast<int>(tiles.size());
@@ -258,6 +260,7 @@ class Attention {
   Act act_;
   Case c_;
   int width_, count_;
+  cuda::CacheView cache_;
   Buffer storage_, inv_freq_;
   std::vector<std::vector<uint16_t>> qkv_;
 };
@@ -293,18 +296,22 @@ int first_difference(Act act, const Case& c, const Rows& want, int chunk, bool d
 // Small enough for compute-sanitizer.
 TEST(DeviceInvariantSmall, Attention) {
   SKIP_WITHOUT_GPU();
-  const Case c{4, 2, 64, 0};
-  const Rows want = Attention(Act::kBF16, c, 1).step({{0, 0, Attention::kTokens}}, false, 1);
-  EXPECT_EQ(first_difference(Act::kBF16, c, want, 64, false, 1, 2), -1) << "in chunks of 64";
-  EXPECT_EQ(first_difference(Act::kBF16, c, want, 1, true, 2, 2), -1) << "decoded";
+  for (const Case& c : {Case{4, 2, 64, 0}, Case{4, 2, 64, 0, true}}) {
+    const Act act = c.int8 ? Act::kF16 : Act::kBF16;
+    const Rows want = Attention(act, c, 1).step({{0, 0, Attention::kTokens}}, false, 1);
+    EXPECT_EQ(first_difference(act, c, want, 64, false, 1, 2), -1) << "in chunks of 64";
+    EXPECT_EQ(first_difference(act, c, want, 1, true, 2, 2), -1) << "decoded";
+  }
 }
 
 TEST(DeviceInvariant, AttentionOfAPositionIsTheSameInAnySteps) {
   SKIP_WITHOUT_GPU();
   for (const Act act : kActs)
     for (const Case& c : {Case{4, 2, 64, 0}, Case{9, 3, 64, 0}, Case{8, 1, 128, 0}, Case{16, 1, 96, 0}, Case{4, 4, 128, 33},
-                          Case{6, 2, 64, 16}, Case{8, 2, 128, 150}}) {
-      SCOPED_TRACE(fmt::format("{}, {} heads of {}, {} for keys, window {}", name_of(act), c.heads, c.head_dim, c.kv_heads, c.window));
+                          Case{6, 2, 64, 16}, Case{8, 2, 128, 150}, Case{9, 3, 64, 0, true}, Case{16, 1, 96, 0, true},
+                          Case{4, 4, 128, 33, true}, Case{8, 2, 128, 150, true}}) {
+      SCOPED_TRACE(fmt::format("{}, {} heads of {}, {} for keys, window {}, {} cache", name_of(act), c.heads, c.head_dim, c.kv_heads, c.window,
+                               c.int8 ? "8-bit" : "16-bit"));
       const Rows want = Attention(act, c, 1).step({{0, 0, Attention::kTokens}}, false, 1);
       EXPECT_LT(distance(act, want, Attention(act, c, 1).step({{0, 0, Attention::kTokens}}, false, 1, false)), act == Act::kF16 ? 2e-3 : 1.6e-2)
           << "against the kernel of prompts without the mode";

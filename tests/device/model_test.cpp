@@ -26,12 +26,19 @@ double distance(const std::vector<float>& a, const std::vector<float>& b) {
   return std::sqrt(diff / size);
 }
 
-void expect_like_cpu(const ordered_json& config, const RandomWeights& weights, int head_bits, double bound) {
-  LoadOptions on_cpu, on_device;
-  on_cpu.head_bits = on_device.head_bits = head_bits;
-  on_device.device = Device::kCuda;
-  const auto cpu = random_model(config, "test", weights, on_cpu), device = random_model(config, "test", weights, on_device);
-  Sequences want(*cpu, 3), got(*device, 3);
+struct Models {
+  std::shared_ptr<const Model> cpu, device;
+  Models(const ordered_json& config, const RandomWeights& weights, int head_bits) {
+    LoadOptions on_cpu, on_device;
+    on_cpu.head_bits = on_device.head_bits = head_bits;
+    on_device.device = Device::kCuda;
+    cpu = random_model(config, "test", weights, on_cpu), device = random_model(config, "test", weights, on_device);
+  }
+};
+
+void expect_like_cpu(const Models& models, DType cache, double bound) {
+  const auto& [cpu, device] = models;
+  Sequences want(*cpu, 3, cache), got(*device, 3, cache);
   double worst = 0;
   const auto compare = [&](const std::vector<int>& tokens) {
     SCOPED_TRACE(fmt::format("step of {}, {} and {} tokens", tokens[0], tokens[1], tokens[2]));
@@ -67,6 +74,10 @@ void expect_like_cpu(const ordered_json& config, const RandomWeights& weights, i
   EXPECT_LT(distance({got.hidden.begin(), got.hidden.begin() + 90 * 256}, {want.hidden.begin(), want.hidden.begin() + 90 * 256}),
             bound);
   fmt::print("largest distance {:.5f}\n", worst);
+}
+
+void expect_like_cpu(const ordered_json& config, const RandomWeights& weights, int head_bits, double bound) {
+  expect_like_cpu({config, weights, head_bits}, DType::kF32, bound);
 }
 
 // fp16 keeps three bits more than bf16.
@@ -115,6 +126,33 @@ TEST(DeviceModel, MistralSlidesItsWindow) {
   ordered_json config = config_of("mistral", 4, 2, 128);
   config["sliding_window"] = 40;
   expect_like_cpu(config, {.bits = 4, .group = 128}, 0);
+}
+// Both caches round alike, but inputs that differ in their last bits, some to the neighbouring integer. Caches of both kinds follow
+// each other, perhaps at one address.
+TEST(DeviceModel, EightBitCache) {
+  SKIP_WITHOUT_GPU();
+  ordered_json sliding = config_of("mistral", 4, 2, 128);
+  sliding["sliding_window"] = 40;
+  const ordered_json configs[] = {config_of("llama", 8, 1, 64), config_of("qwen3", 6, 2, 96), sliding};
+  for (const ordered_json& config : configs)
+    for (const DType dense : {DType::kF16, DType::kBF16}) {
+      SCOPED_TRACE(fmt::format("{} in {}", config["model_type"].get<std::string>(), dense == DType::kF16 ? "fp16" : "bf16"));
+      const Models models(config, {.bits = 4, .group = 32, .seed = 4, .dense = dense}, 0);
+      const double bound = dense == DType::kF16 ? 0.005 : 0.04;
+      for (const DType cache : {DType::kI8, DType::kF32, DType::kI8}) expect_like_cpu(models, cache, cache == DType::kI8 ? 0.01 + bound : bound);
+    }
+}
+TEST(DeviceModel, CachesTakeWhatThePlanCounts) {
+  SKIP_WITHOUT_GPU();
+  LoadOptions options;
+  options.device = Device::kCuda;
+  const auto model = random_model(config_of("llama", 4, 2, 64), "test", {}, options);
+  constexpr int64_t kHeads = 3 * 2, kCodes = 2 * 16 * 64, kScales = 2 * 16 * 4;  // 3 layers of 2
+  for (const DType dtype : {DType::kI8, DType::kF16, DType::kF32}) {
+    const int64_t bytes = kHeads * (dtype == DType::kI8 ? kCodes + kScales : 2 * kCodes);
+    EXPECT_EQ(KvCache::page_bytes(*model, dtype), bytes);
+    EXPECT_EQ(KvCache(*model, 7, dtype).bytes(), 7 * bytes);
+  }
 }
 TEST(DeviceModel, RefusesGemmaByName) {
   SKIP_WITHOUT_GPU();

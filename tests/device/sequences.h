@@ -8,7 +8,7 @@ namespace awq::testing {
 
 // Sequences in one cache, their pages dealt out backwards.
 struct Sequences {
-  Sequences(const Model& m, int count) : model(m), cache(m, count * kPages, DType::kF32) {
+  Sequences(const Model& m, int count, DType dtype = DType::kF32) : model(m), cache(m, count * kPages, dtype) {
     for (int s = 0; s < count; ++s) {
       pages.emplace_back();
       for (int i = 0; i < kPages; ++i) pages.back().push_back(count * kPages - 1 - (i * count + s));

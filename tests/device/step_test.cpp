@@ -7,6 +7,7 @@
 
 #include "device_testing.h"
 #include "kernels/ops.h"
+#include "kernels/reference.h"
 
 namespace awq {
 namespace {
@@ -43,12 +44,41 @@ double distance(const std::vector<float>& got, const std::vector<float>& want) {
 struct Case {
   int heads, kv_heads, head_dim, window;
   bool norms, bias;
+  bool int8 = false;
+  float values = 1;  // their size
 };
 
-// Three sequences read their prompt, then one more token each: rotation, cache, attention of both kinds.
+// Keys and values of a step in the device's 8-bit pages against those of the same step in a host's cache of fp32, which are replaced by
+// what they were rounded to.
+void take_rounded(const std::vector<uint8_t>& pages, const SpanView& span, const KvLayerView& host) {
+  const int dim = static_cast<int>(host.head_dim), codes = cuda::int8_codes_bytes(dim);
+  for (int64_t position = span.past; position < span.past + span.tokens; ++position)
+    for (int64_t h = 0; h < host.kv_heads; ++h) {
+      const int64_t page = span.pages[position / cuda::kCachePage];
+      const int slot = static_cast<int>(position % cuda::kCachePage);
+      const uint8_t* head = pages.data() + (page * host.kv_heads + h) * cuda::int8_head_bytes(dim);
+      for (const bool value : {false, true}) {
+        float scale, top = 0, off = 0;
+        std::memcpy(&scale, head + 2 * codes + 4 * ((value ? cuda::kCachePage : 0) + slot), 4);
+        auto* exact = reinterpret_cast<float*>(host.base + page * host.page_bytes() + (value ? host.page_bytes() / 2 : 0) + h * host.head_bytes());
+        for (int d = 0; d < dim; ++d) {
+          const int code = head[value ? codes + cuda::int8_value_at(slot, d) : cuda::int8_key_at(slot, d)] - 128;
+          float& x = exact[value ? slot * dim + d : d * cuda::kCachePage + slot];
+          top = std::max(top, std::abs(x));
+          off = std::max(off, std::abs(x - static_cast<float>(code) * scale));
+          x = static_cast<float>(code) * scale;
+        }
+        ASSERT_NEAR(scale * 127 / top, 1, 1e-5) << "position " << position << ", head " << h << (value ? ", value" : ", key");
+        ASSERT_LE(off, 0.502f * scale) << "position " << position << ", head " << h << (value ? ", value" : ", key");
+      }
+    }
+}
+
+// Three sequences read their prompt, then one more token each: rotation, cache, attention of both kinds. An 8-bit cache is compared
+// element by element, and attention over it with attention in double over the numbers it holds.
 void expect_attention(Act act, const Case& c, int splits) {
-  SCOPED_TRACE(fmt::format("{}, {} heads of {}, {} for keys, window {}, {} splits", act == Act::kF16 ? "fp16" : "bf16", c.heads,
-                           c.head_dim, c.kv_heads, c.window, splits));
+  SCOPED_TRACE(fmt::format("{}, {} heads of {}, {} for keys, window {}, {} splits, {} cache, values of {}", act == Act::kF16 ? "fp16" : "bf16",
+                           c.heads, c.head_dim, c.kv_heads, c.window, splits, c.int8 ? "8-bit" : "16-bit", c.values));
   const std::vector<int> prompts = {75, 1, 200};
   constexpr int kPages = 16;
   const int width = (c.heads + 2 * c.kv_heads) * c.head_dim, group = c.heads / c.kv_heads;
@@ -59,8 +89,11 @@ void expect_attention(Act act, const Case& c, int splits) {
   for (int i = 0; i < 3 * kPages; ++i) pages.push_back((i * 7 + 3) % (3 * kPages));
   const Buffer d_q = upload(q_gain), d_k = upload(k_gain), d_bias = upload(bias), d_freq = upload(inv_freq),
                d_pages = upload(pages);
-  Buffer storage(int64_t{3} * kPages * c.kv_heads * 2 * cuda::kCachePage * c.head_dim * 2);
-  cuda::check(cudaMemset(storage.data(), 0, static_cast<size_t>(storage.bytes())), "clearing");
+  cuda::CacheView view{nullptr, c.kv_heads, c.head_dim, c.int8};
+  const Buffer storage(3 * kPages * view.page_bytes());
+  view.base = storage.data();
+  // In 8 bits what no token sees may be anything: here scales of NaN.
+  cuda::check(cudaMemset(storage.data(), c.int8 ? 0xff : 0, static_cast<size_t>(storage.bytes())), "clearing");
   KvLayerView cache{nullptr, DType::kF32, c.kv_heads, c.head_dim};
   std::vector<std::byte> host(static_cast<size_t>(3 * kPages * cache.page_bytes()));
   cache.base = host.data();
@@ -79,14 +112,16 @@ void expect_attention(Act act, const Case& c, int splits) {
       for (int i = 0; i < tokens; ++i) positions.push_back(past + i), span_of.push_back(s);
     }
     const int tokens = static_cast<int>(positions.size());
-    const auto qkv = to_act(act, random_floats(int64_t{tokens} * width, decoding ? 8 : 9));
+    auto numbers = random_floats(int64_t{tokens} * width, decoding ? 8 : 9);
+    for (size_t i = 0; i < numbers.size(); ++i)
+      if (static_cast<int>(i) % width >= (c.heads + c.kv_heads) * c.head_dim) numbers[i] *= c.values;
+    const auto qkv = to_act(act, numbers);
     const Buffer d_qkv = upload(qkv), d_positions = upload(positions), d_span_of = upload(span_of), d_spans = upload(spans),
                  d_tiles = upload(tiles), y = upload(std::vector<uint16_t>(static_cast<size_t>(tokens * c.heads * c.head_dim), 0xffff)),
                arrivals = upload(std::vector<uint32_t>(static_cast<size_t>(3 * c.kv_heads))),
                  partials(int64_t{tokens} * c.heads * splits * (c.head_dim + 2) * 4);
     const cuda::Batch batch{nullptr, d_positions.as<int>(), d_span_of.as<int>(), d_spans.as<cuda::DeviceSpan>(), d_pages.as<int>(),
                             tokens, 3};
-    const cuda::CacheView view{storage.data(), c.kv_heads, c.head_dim};
     cuda::RopeArgs rope_args;
     rope_args.batch = batch, rope_args.qkv = d_qkv.data(), rope_args.bias = c.bias ? d_bias.as<float>() : nullptr;
     if (c.norms) rope_args.q_gain = d_q.as<float>(), rope_args.k_gain = d_k.as<float>();
@@ -116,8 +151,16 @@ void expect_attention(Act act, const Case& c, int splits) {
     rope(x.data(), width, tokens, c.heads, c.head_dim, positions, inv_freq, 1);
     rope(k, width, tokens, c.kv_heads, c.head_dim, positions, inv_freq, 1);
     kv_write(cache, want_spans, k, v, width);
-    attention_paged({c.heads, c.kv_heads, c.head_dim, args.scale, c.window}, cache, want_spans, x.data(), width, want.data());
-    EXPECT_LT(distance(widened(act, fetched<uint16_t>(y)), want), 2 * bound(act)) << (decoding ? "decode" : "prefill");
+    const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, args.scale, c.window};
+    if (c.int8) {
+      const auto stored = fetched<uint8_t>(storage);
+      for (const SpanView& span : want_spans) take_rounded(stored, span, cache);
+      for (float& value : x) value = from_act(act, to_act(act, value));  // queries are operands
+      reference::attention_paged(shape, cache, want_spans, x.data(), width, want.data());
+    } else {
+      attention_paged(shape, cache, want_spans, x.data(), width, want.data());
+    }
+    EXPECT_LT(distance(widened(act, fetched<uint16_t>(y)), want), (c.int8 ? 0.7 : 2) * bound(act)) << (decoding ? "decode" : "prefill");
     EXPECT_EQ(fetched<uint32_t>(arrivals), std::vector<uint32_t>(static_cast<size_t>(3 * c.kv_heads))) << "as they were";
   }
 }
@@ -128,6 +171,18 @@ TEST(DeviceStep, AttentionOverTheCache) {
     for (const Case& c : {Case{4, 2, 64, 0, false, false}, Case{9, 3, 64, 0, false, true}, Case{8, 1, 128, 0, true, false},
                           Case{16, 1, 96, 0, false, false}, Case{4, 4, 128, 33, true, true}, Case{6, 2, 64, 16, false, false}})
       for (const int splits : {1, 3, 32}) expect_attention(act, c, splits);
+}
+
+TEST(DeviceStep, AttentionOverAnInt8Cache) {
+  SKIP_WITHOUT_GPU();
+  for (const Act act : kActs)
+    for (Case c : {Case{4, 2, 64, 0, false, false}, Case{9, 3, 64, 0, false, true}, Case{8, 1, 128, 0, true, false},
+                   Case{16, 1, 96, 0, false, false}, Case{4, 4, 128, 33, true, true}, Case{6, 2, 64, 16, false, false}}) {
+      c.int8 = true;
+      for (const int splits : {1, 3, 32}) expect_attention(act, c, splits);
+    }
+  // Weights times scales of values as small as these are below what fp16 holds.
+  for (const Act act : kActs) expect_attention(act, {8, 2, 128, 0, false, false, true, 1.0f / 256}, 3);
 }
 
 TEST(DeviceStep, AddsAndNormalises) {

@@ -8,7 +8,7 @@ namespace awq::cuda {
 namespace {
 
 // Block: tile of 64 rows x key head.
-template <class T, int HeadDim>
+template <class T, class Stored, int HeadDim>
 __global__ void __launch_bounds__(kWarps * 32) prefill_kernel(AttentionArgs a) {
   allow_successor();
   wait_for_predecessor();
@@ -20,9 +20,9 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_kernel(AttentionArgs a) {
   Accumulator<HeadDim> acc;
   const float scale = a.scale * kLog2E;
   for (int i = rows.begin; i <= rows.end; ++i) {
-    Page<T, HeadDim> content;
-    content.template load<true>(page_at<T>(a, rows.span, i, rows.kv), lane);
-    take_page<T, HeadDim>(content, i * kCachePage, rows.low, rows.high, scale, lane, q, acc);
+    Page<T, Stored, HeadDim> content;
+    load_page<true>(a, rows.span, i, rows.kv, lane, content);
+    take_page(content, i * kCachePage, rows.low, rows.high, scale, lane, q, acc);
   }
   finish_sums(acc);
 #pragma unroll
@@ -98,7 +98,7 @@ __device__ __forceinline__ void join_parts(const AttentionArgs& a, int64_t head0
 // Block: span x key head x split. It prepares the group's queries, and the one with the last page the new key and value, which it
 // puts into the cache; its warps take the split's pages in turn and meet in shared memory; of the blocks of a key head the one that
 // ends last joins their parts. Spans, positions and pages are the host's: they need no predecessor.
-template <class T, int HeadDim>
+template <class T, class Stored, int HeadDim>
 __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_constant__ AttentionArgs a, const __grid_constant__ RopeArgs rope) {
   allow_successor();
   constexpr int kLine = DecodeShared<T, HeadDim>::kLine;
@@ -115,10 +115,10 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
   const int parts = keys.parts();
   if (split >= parts) return;  // others wait for the predecessor, and with them the successor
   const int to = keys.begin + min(keys.pages, (split + 1) * keys.each), from = keys.begin + split * keys.each + warp;
-  const auto load = [&](int i, Page<T, HeadDim>& content) { content.template load<false>(page_at<T>(a, span, i, kv), lane); };
+  const auto load = [&](int i, Page<T, Stored, HeadDim>& page) { load_page<false>(a, span, i, kv, lane, page); };
   // The keys of earlier steps need no predecessor either; only the last page gets a new one in this step.
   const int last = keys.begin + keys.pages - 1;
-  Page<T, HeadDim> content;
+  Page<T, Stored, HeadDim> content;
   if (from < to && from != last) load(from, content);
   const bool newest = split == parts - 1;
   const int position = a.batch.positions[span.first], own_page = newest ? a.batch.pages[span.pages + position / kCachePage] : 0;
@@ -146,9 +146,9 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
   const float scale = a.scale * kLog2E;
   if (from < to && from == last) load(from, content);
   for (int i = from; i < to; i += kWarps) {
-    Page<T, HeadDim> next;
+    Page<T, Stored, HeadDim> next;
     if (i + kWarps < to) load(i + kWarps, next);
-    take_page<T, HeadDim>(content, i * kCachePage, low, high, scale, lane, q, acc);
+    take_page(content, i * kCachePage, low, high, scale, lane, q, acc);
     content = next;
   }
   finish_sums(acc);
@@ -198,16 +198,16 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
 
 static_assert(kAttentionSplits <= 32, "a lane per part");
 
-template <class T, int HeadDim>
+template <class T, class Stored, int HeadDim>
 cudaError_t decode(const AttentionArgs& a, const RopeArgs& rope, cudaStream_t stream) {
   const LaunchShape shape{a.batch.span_count * a.cache.kv_heads * a.splits, kWarps * 32, 1};
-  return launch_kernel(decode_kernel<T, HeadDim>, starts_early(), shape, DecodeShared<T, HeadDim>::bytes(a.heads / a.cache.kv_heads), stream,
+  return launch_kernel(decode_kernel<T, Stored, HeadDim>, starts_early(), shape, DecodeShared<T, HeadDim>::bytes(a.heads / a.cache.kv_heads), stream,
                        a, rope);
 }
 
-template <class T, int HeadDim>
+template <class T, class Stored, int HeadDim>
 cudaError_t prefill(const AttentionArgs& a, cudaStream_t stream) {
-  return launch_kernel(prefill_kernel<T, HeadDim>, starts_early(), {a.tile_count * a.cache.kv_heads, kWarps * 32, 1}, 0, stream, a);
+  return launch_kernel(prefill_kernel<T, Stored, HeadDim>, starts_early(), {a.tile_count * a.cache.kv_heads, kWarps * 32, 1}, 0, stream, a);
 }
 
 }  // namespace
@@ -217,15 +217,11 @@ bool attention_takes(int head_dim, int heads, int kv_heads) {
 }
 
 cudaError_t launch_attention_decode(Act act, const AttentionArgs& args, const RopeArgs& rope, cudaStream_t stream) {
-  return by_head_dim(args.cache.head_dim, [&]<int HeadDim>() {
-    return act == Act::kF16 ? decode<__half, HeadDim>(args, rope, stream) : decode<__nv_bfloat16, HeadDim>(args, rope, stream);
-  });
+  return by_cache(act, args.cache, [&]<class T, class Stored, int HeadDim>() { return decode<T, Stored, HeadDim>(args, rope, stream); });
 }
 
 cudaError_t launch_attention_prefill(Act act, const AttentionArgs& args, cudaStream_t stream) {
-  return by_head_dim(args.cache.head_dim, [&]<int HeadDim>() {
-    return act == Act::kF16 ? prefill<__half, HeadDim>(args, stream) : prefill<__nv_bfloat16, HeadDim>(args, stream);
-  });
+  return by_cache(act, args.cache, [&]<class T, class Stored, int HeadDim>() { return prefill<T, Stored, HeadDim>(args, stream); });
 }
 
 }  // namespace awq::cuda

@@ -27,7 +27,7 @@ __device__ __forceinline__ uint32_t finished_pair(float x, float y, float sum) {
 }
 
 // Block: tile of 64 rows x key head.
-template <class T, int HeadDim>
+template <class T, class Stored, int HeadDim>
 __global__ void __launch_bounds__(kWarps * 32) prefill_kernel(AttentionArgs a) {
   // What is joined so far, a lane's own: beside a part's sums there are no registers for it.
   __shared__ float lines[kWarps][HeadDim / 2][32];
@@ -49,9 +49,9 @@ __global__ void __launch_bounds__(kWarps * 32) prefill_kernel(AttentionArgs a) {
     Accumulator<HeadDim> acc;
     const int from = max(rows.begin, part * kPartPages), last = min(rows.end, part * kPartPages + kPartPages - 1);
     for (int i = from; i <= last; ++i) {
-      Page<T, HeadDim> content;
-      content.template load<true>(page_at<T>(a, rows.span, i, rows.kv), lane);
-      take_page<T, HeadDim>(content, i * kCachePage, rows.low, rows.high, scale, lane, q, acc);
+      Page<T, Stored, HeadDim> content;
+      load_page<true>(a, rows.span, i, rows.kv, lane, content);
+      take_page(content, i * kCachePage, rows.low, rows.high, scale, lane, q, acc);
     }
     finish_sums(acc);
 #pragma unroll
@@ -88,17 +88,17 @@ struct PartLines {
 };
 
 // Pages [from, last] of a part into a fresh accumulator; the next page is on its way while one is summed.
-template <class T, int HeadDim>
+template <class T, class Stored, int HeadDim>
 __device__ __forceinline__ void sum_part(const AttentionArgs& a, const DeviceSpan& span, int kv, int from, int last, int first_key, int lane,
                                          const uint32_t q[HeadDim / 16][4], Accumulator<HeadDim>& acc) {
   const int low[2] = {first_key, first_key}, high[2] = {span.past, span.past};
   const float scale = a.scale * kLog2E;
-  Page<T, HeadDim> content;
-  content.template load<false>(page_at<T>(a, span, from, kv), lane);
+  Page<T, Stored, HeadDim> content;
+  load_page<false>(a, span, from, kv, lane, content);
   for (int i = from; i <= last; ++i) {
-    Page<T, HeadDim> next;
-    if (i < last) next.template load<false>(page_at<T>(a, span, i + 1, kv), lane);
-    take_page<T, HeadDim>(content, i * kCachePage, low, high, scale, lane, q, acc);
+    Page<T, Stored, HeadDim> next;
+    if (i < last) load_page<false>(a, span, i + 1, kv, lane, next);
+    take_page(content, i * kCachePage, low, high, scale, lane, q, acc);
     content = next;
   }
   finish_sums(acc);
@@ -133,7 +133,7 @@ __device__ __forceinline__ void join_parts(const PartLines<HeadDim>& lines, int 
 
 // Block: span x key head x split; splits take parts in turn, first one warp of each, then the next. Queries and the new key and value
 // were prepared by launch_rope_cache.
-template <class T, int HeadDim>
+template <class T, class Stored, int HeadDim>
 __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_constant__ AttentionArgs a) {
   allow_successor();
   __shared__ uint32_t arrived;
@@ -156,8 +156,8 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
   const PartLines<HeadDim> lines(a, span, index, kv, group);
   for (int part = keys.begin + warp * a.splits + split; part < keys.end; part += kWarps * a.splits) {
     Accumulator<HeadDim> acc;
-    sum_part<T, HeadDim>(a, span, kv, max(keys.first / kCachePage, part * kPartPages),
-                         min(span.past / kCachePage, part * kPartPages + kPartPages - 1), keys.first, lane, q, acc);
+    sum_part<T, Stored, HeadDim>(a, span, kv, max(keys.first / kCachePage, part * kPartPages),
+                                 min(span.past / kCachePage, part * kPartPages + kPartPages - 1), keys.first, lane, q, acc);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = lane / 4 + 8 * h;
@@ -180,29 +180,25 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
   join_parts<T, HeadDim>(lines, keys.begin, keys.end, group, static_cast<T*>(a.y) + (static_cast<int64_t>(span.first) * a.heads + kv * group) * HeadDim);
 }
 
-template <class T, int HeadDim>
+template <class T, class Stored, int HeadDim>
 cudaError_t decode(const AttentionArgs& a, cudaStream_t stream) {
-  return launch_kernel(decode_kernel<T, HeadDim>, starts_early(), {a.batch.span_count * a.cache.kv_heads * a.splits, kWarps * 32, 1}, 0, stream,
-                       a);
+  return launch_kernel(decode_kernel<T, Stored, HeadDim>, starts_early(), {a.batch.span_count * a.cache.kv_heads * a.splits, kWarps * 32, 1}, 0,
+                       stream, a);
 }
 
-template <class T, int HeadDim>
+template <class T, class Stored, int HeadDim>
 cudaError_t prefill(const AttentionArgs& a, cudaStream_t stream) {
-  return launch_kernel(prefill_kernel<T, HeadDim>, starts_early(), {a.tile_count * a.cache.kv_heads, kWarps * 32, 1}, 0, stream, a);
+  return launch_kernel(prefill_kernel<T, Stored, HeadDim>, starts_early(), {a.tile_count * a.cache.kv_heads, kWarps * 32, 1}, 0, stream, a);
 }
 
 }  // namespace
 
 cudaError_t launch_fixed_attention_decode(Act act, const AttentionArgs& args, cudaStream_t stream) {
-  return by_head_dim(args.cache.head_dim, [&]<int HeadDim>() {
-    return act == Act::kF16 ? decode<__half, HeadDim>(args, stream) : decode<__nv_bfloat16, HeadDim>(args, stream);
-  });
+  return by_cache(act, args.cache, [&]<class T, class Stored, int HeadDim>() { return decode<T, Stored, HeadDim>(args, stream); });
 }
 
 cudaError_t launch_fixed_attention_prefill(Act act, const AttentionArgs& args, cudaStream_t stream) {
-  return by_head_dim(args.cache.head_dim, [&]<int HeadDim>() {
-    return act == Act::kF16 ? prefill<__half, HeadDim>(args, stream) : prefill<__nv_bfloat16, HeadDim>(args, stream);
-  });
+  return by_cache(act, args.cache, [&]<class T, class Stored, int HeadDim>() { return prefill<T, Stored, HeadDim>(args, stream); });
 }
 
 }  // namespace awq::cuda

@@ -61,12 +61,30 @@ __device__ __forceinline__ void prepare_head(const RopeArgs& a, const T* x, int 
   __syncwarp();
 }
 
-// A prepared key or value to its place in the cache; page: the number of the position's page.
+// A key or value to its slot of a head's page in 8 bits, rounded as the CPU's cache is. One that is not finite gets the scale NaN.
+__device__ __forceinline__ void store_int8(uint8_t* head, int dim, int slot, bool value, const float* line, int lane) {
+  uint32_t bits = 0;  // of the largest magnitude: in their order those of numbers stand as integers, NaN above them
+  for (int i = lane; i < dim; i += 32) bits = max(bits, __float_as_uint(line[i]) & 0x7fffffffu);
+  bits = __reduce_max_sync(~0u, bits);
+  const float top = __uint_as_float(bits);
+  const bool finite = bits < 0x7f800000u, usable = finite && top >= 1e-30f;
+  const float inverse = usable ? __fdiv_rn(127, top) : 0;
+  uint8_t* codes = head + (value ? int8_codes_bytes(dim) : 0);
+  for (int i = lane; i < dim; i += 32)
+    codes[value ? int8_value_at(slot, i) : int8_key_at(slot, i)] = static_cast<uint8_t>(128 + __float2int_rn(line[i] * inverse));
+  if (lane != 0) return;
+  float* scales = reinterpret_cast<float*>(head + 2 * int8_codes_bytes(dim)) + (value ? kCachePage : 0);
+  scales[slot] = usable ? __fdiv_rn(top, 127) : finite ? 0 : NAN;
+}
+
+// A prepared key or value to its place in the cache, by a whole warp; page: the number of the position's page.
 template <class T>
 __device__ __forceinline__ void store_in_cache(const CacheView& cache, int page, int position, int kv, bool value, const float* line,
                                                int lane) {
-  T* to = static_cast<T*>(cache.base) + page * cache.page_elements() + kv * cache.head_elements();
+  auto* head = static_cast<uint8_t*>(cache.base) + page * cache.page_bytes() + kv * cache.head_bytes();
   const int slot = position % kCachePage;
+  if (cache.int8) return store_int8(head, cache.head_dim, slot, value, line, lane);
+  T* to = reinterpret_cast<T*>(head);
   if (value) {
     to += kCachePage * cache.head_dim;
     for (int i = lane; i < cache.head_dim; i += 32) to[i * kCachePage + slot] = static_cast<T>(line[i]);

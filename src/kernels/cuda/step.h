@@ -3,18 +3,21 @@
 // Kernels start before the work in front of them has ended (launch.h) and wait for it before they touch what it writes. Parameters, and
 // what the host sends before a step (Batch), they read before that. Rows are multiples of 4 elements, buffers 16-byte aligned.
 #pragma once
+#include "kernels/cuda/cache_int8.h"
 #include "kernels/cuda/key_parts.h"
 #include "kernels/cuda/launch.h"
 
 namespace awq::cuda {
 
-// One layer's cache. Page p starts p * page_elements() elements behind base and holds, for each key/value head, keys
-// [16 tokens][head_dim] and then values transposed [head_dim][16 tokens]: both are operands of the tensor cores as they lie.
+// One layer's cache. Page p starts p * page_bytes() behind base and holds, for each key/value head, keys [16 tokens][head_dim] in the
+// activations' type and then values transposed [head_dim][16 tokens]: both are operands of the tensor cores as they lie. In 8 bits:
+// cache_int8.h.
 struct CacheView {
   void* base = nullptr;
   int kv_heads = 0, head_dim = 0;
-  AWQ_HOST_DEVICE int64_t head_elements() const { return int64_t{2} * kCachePage * head_dim; }
-  AWQ_HOST_DEVICE int64_t page_elements() const { return kv_heads * head_elements(); }
+  bool int8 = false;
+  AWQ_HOST_DEVICE int64_t head_bytes() const { return int8 ? int8_head_bytes(head_dim) : 2 * kCachePage * head_dim * 2; }
+  AWQ_HOST_DEVICE int64_t page_bytes() const { return kv_heads * head_bytes(); }
 };
 
 // A run of consecutive tokens of one sequence; `pages` is where its page numbers begin in Batch::pages.

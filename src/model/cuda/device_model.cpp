@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -30,6 +31,8 @@ struct DeviceBlock {
 struct DeviceCache {
   Buffer storage;
   int64_t pages = 0;
+  bool int8 = false;
+  uint64_t id = 0;  // no other cache has it: another may come to lie at the same address
 };
 
 // Memory that the device copies from and to without staging.
@@ -120,14 +123,15 @@ class CudaModel : public DeviceModel {
     check(cudaDeviceSynchronize(), "copying to the device");
   }
 
-  std::shared_ptr<void> make_cache(int64_t pages) const override {
+  std::shared_ptr<void> make_cache(int64_t pages, DType dtype) const override {
+    static std::atomic<uint64_t> made = 0;
     auto cache = std::make_shared<DeviceCache>();
-    cache->pages = pages;
+    cache->pages = pages, cache->int8 = dtype == DType::kI8, cache->id = ++made;
     // Values that no key reaches are multiplied by 0: they must be numbers.
-    cache->storage = cleared(pages * page_bytes());
+    cache->storage = cleared(pages * page_bytes(dtype));
     return cache;
   }
-  int64_t page_bytes() const override { return KvCache::page_bytes(*config_, DType::kF16); }
+  int64_t page_bytes(DType dtype) const override { return KvCache::page_bytes(*config_, dtype == DType::kI8 ? DType::kI8 : DType::kF16); }
 
   void forward(const BatchView& batch, void* cache, float* hidden) const override {
     const std::lock_guard lock(mutex_);
@@ -258,7 +262,7 @@ class CudaModel : public DeviceModel {
       if (!own_cache_ || own_cache_->pages < pages) {
         stream_.synchronize();
         drop_graphs();
-        own_cache_ = std::static_pointer_cast<DeviceCache>(make_cache(pages));
+        own_cache_ = std::static_pointer_cast<DeviceCache>(make_cache(pages, act_dtype(act_)));
       }
       cache = own_cache_.get();
     }
@@ -306,7 +310,7 @@ class CudaModel : public DeviceModel {
     const cuda::Batch sent = send(batch, cache, decoding);
     if (!decoding) return launch_step(sent, *cache, decoding, greedy);
     if (graphs_.size() > kMostGraphs) drop_graphs();
-    Graph& graph = graphs_[{cache->storage.data(), tokens * 2 + (greedy ? 1 : 0)}];
+    Graph& graph = graphs_[{cache->id, tokens * 2 + (greedy ? 1 : 0)}];
     // The first step of a kind runs as it is: what libraries set up at first must not be captured.
     if (graph.exec == nullptr && graph.runs++ == 0) return launch_step(sent, *cache, decoding, greedy);
     if (graph.exec == nullptr) graph.exec = capture(sent, *cache, greedy);
@@ -423,11 +427,9 @@ class CudaModel : public DeviceModel {
     for (size_t i = 0; i < blocks_.size(); ++i) {
       const DeviceBlock& b = blocks_[i];
       normed_product(at, b.input_norm, b.qkv, {nullptr, tokens, qkv_.data(), b.qkv.out, cuda::Output::kAct, {}, {}, 0});
-      const int64_t layer_bytes = page_bytes() / c.layers * cache.pages;
-      attend(batch, b,
-             {cache.storage.as<std::byte>() + static_cast<int64_t>(i) * layer_bytes, static_cast<int>(c.kv_heads),
-              static_cast<int>(c.head_dim)},
-             decoding);
+      cuda::CacheView view{nullptr, static_cast<int>(c.kv_heads), static_cast<int>(c.head_dim), cache.int8};
+      view.base = cache.storage.as<std::byte>() + static_cast<int64_t>(i) * cache.pages * view.page_bytes();
+      attend(batch, b, view, decoding);
       residual_product(at, b.o, mixed_.data(), tokens, &b.post_norm);
       feed_forward(at, b, tokens, i + 1 < blocks_.size() ? &blocks_[i + 1].input_norm : nullptr);
     }
@@ -478,7 +480,7 @@ class CudaModel : public DeviceModel {
   mutable const int2* tiles_ = nullptr;
   mutable int tile_count_ = 0;
   mutable int64_t room_ = 0;
-  mutable std::map<std::pair<void*, int64_t>, Graph> graphs_;
+  mutable std::map<std::pair<uint64_t, int64_t>, Graph> graphs_;
 };
 
 }  // namespace
