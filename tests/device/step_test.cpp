@@ -7,7 +7,6 @@
 
 #include "device_testing.h"
 #include "kernels/ops.h"
-#include "kernels/reference.h"
 
 namespace awq {
 namespace {
@@ -75,7 +74,7 @@ void take_rounded(const std::vector<uint8_t>& pages, const SpanView& span, const
 }
 
 // Three sequences read their prompt, then one more token each: rotation, cache, attention of both kinds. An 8-bit cache is compared
-// element by element, and attention over it with attention in double over the numbers it holds.
+// element by element, and attention over it with attention over the numbers it holds.
 void expect_attention(Act act, const Case& c, int splits) {
   SCOPED_TRACE(fmt::format("{}, {} heads of {}, {} for keys, window {}, {} splits, {} cache, values of {}", act == Act::kF16 ? "fp16" : "bf16",
                            c.heads, c.head_dim, c.kv_heads, c.window, splits, c.int8 ? "8-bit" : "16-bit", c.values));
@@ -151,15 +150,12 @@ void expect_attention(Act act, const Case& c, int splits) {
     rope(x.data(), width, tokens, c.heads, c.head_dim, positions, inv_freq, 1);
     rope(k, width, tokens, c.kv_heads, c.head_dim, positions, inv_freq, 1);
     kv_write(cache, want_spans, k, v, width);
-    const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, args.scale, c.window};
     if (c.int8) {
       const auto stored = fetched<uint8_t>(storage);
       for (const SpanView& span : want_spans) take_rounded(stored, span, cache);
       for (float& value : x) value = from_act(act, to_act(act, value));  // queries are operands
-      reference::attention_paged(shape, cache, want_spans, x.data(), width, want.data());
-    } else {
-      attention_paged(shape, cache, want_spans, x.data(), width, want.data());
     }
+    attention_paged({c.heads, c.kv_heads, c.head_dim, args.scale, c.window}, cache, want_spans, x.data(), width, want.data());
     EXPECT_LT(distance(widened(act, fetched<uint16_t>(y)), want), (c.int8 ? 0.7 : 2) * bound(act)) << (decoding ? "decode" : "prefill");
     EXPECT_EQ(fetched<uint32_t>(arrivals), std::vector<uint32_t>(static_cast<size_t>(3 * c.kv_heads))) << "as they were";
   }
