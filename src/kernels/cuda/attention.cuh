@@ -41,15 +41,14 @@ __device__ __forceinline__ void load_queries(const T* const rows[2], int lane, u
 template <class T, class Stored, int HeadDim>
 struct Page {
   static_assert(std::is_same_v<T, Stored>);
-  static constexpr int kBytes = 2 * kCachePage * HeadDim * 2;
+  static __device__ __forceinline__ int64_t head_elements(const CacheView& cache) { return int64_t{2} * kCachePage * cache.head_dim; }
   uint4 keys[HeadDim / 32][2];
   uint2 values[HeadDim / 8];
 
   // Past the L1 cache where no other warp of the block reads the same.
   template <bool Cached>
-  __device__ __forceinline__ void load(const uint8_t* head, int lane) {
+  __device__ __forceinline__ void load(const T* page, int lane) {
     const auto get = [](const auto* p) { return Cached ? *p : __ldcg(p); };
-    const T* page = reinterpret_cast<const T*>(head);
     const int n = lane / 4, c = lane % 4;
 #pragma unroll
     for (int i = 0; i < HeadDim / 32; ++i)
@@ -82,7 +81,7 @@ __device__ __forceinline__ uint2 integers_of(uint32_t codes) {
 // cache_int8.h has the layout. The scales are those of keys and values 4c .. 4c + 3.
 template <class T, int HeadDim>
 struct Page<T, uint8_t, HeadDim> {
-  static constexpr int kBytes = int8_head_bytes(HeadDim);
+  static __device__ __forceinline__ int64_t head_elements(const CacheView& cache) { return int8_head_bytes(cache.head_dim); }
   uint4 keys[HeadDim / 32], values[HeadDim / 32];
   float4 key_scales, value_scales;
 
@@ -208,8 +207,9 @@ __device__ __forceinline__ void finish_sums(Accumulator<HeadDim>& acc) {
 template <bool Cached, class T, class Stored, int HeadDim>
 __device__ __forceinline__ void load_page(const AttentionArgs& a, const DeviceSpan& span, int i, int kv, int lane,
                                           Page<T, Stored, HeadDim>& page) {
-  const int64_t head = static_cast<int64_t>(a.batch.pages[span.pages + i]) * a.cache.kv_heads + kv;
-  page.template load<Cached>(static_cast<const uint8_t*>(a.cache.base) + head * Page<T, Stored, HeadDim>::kBytes, lane);
+  const int64_t head = page.head_elements(a.cache);
+  page.template load<Cached>(static_cast<const Stored*>(a.cache.base) + a.batch.pages[span.pages + i] * (a.cache.kv_heads * head) + kv * head,
+                             lane);
 }
 
 // What a warp of a prompt's block (tile of 64 rows x key head) has: its 16 rows' queries, results (null beyond the last) and keys.
