@@ -202,8 +202,8 @@ class Attention {
  public:
   static constexpr int kTokens = 300, kPages = 20;
   Attention(Act act, const Case& c, int sequences)
-      : act_(act), c_(c), width_((c.heads + 2 * c.kv_heads) * c.head_dim), count_(sequences), cache_{nullptr, c.kv_heads, c.head_dim, c.int8},
-        storage_(sequences * kPages * cache_.page_bytes()) {
+      : act_(act), c_(c), width_((c.heads + 2 * c.kv_heads) * c.head_dim), count_(sequences),
+        cache_{nullptr, c.kv_heads, c.head_dim, c.int8}, storage_(sequences * kPages * cache_.page_bytes()) {
     cache_.base = storage_.data();
     cuda::check(cudaMemset(storage_.data(), c.int8 ? 0xff : 0, static_cast<size_t>(storage_.bytes())), "clearing");
     for (int s = 0; s < sequences; ++s) qkv_.push_back(to_act(act, random_floats(int64_t{kTokens} * width_, 30 + static_cast<uint32_t>(s))));
@@ -310,8 +310,8 @@ TEST(DeviceInvariant, AttentionOfAPositionIsTheSameInAnySteps) {
     for (const Case& c : {Case{4, 2, 64, 0}, Case{9, 3, 64, 0}, Case{8, 1, 128, 0}, Case{16, 1, 96, 0}, Case{4, 4, 128, 33},
                           Case{6, 2, 64, 16}, Case{8, 2, 128, 150}, Case{9, 3, 64, 0, true}, Case{16, 1, 96, 0, true},
                           Case{4, 4, 128, 33, true}, Case{8, 2, 128, 150, true}}) {
-      SCOPED_TRACE(fmt::format("{}, {} heads of {}, {} for keys, window {}, {} cache", name_of(act), c.heads, c.head_dim, c.kv_heads, c.window,
-                               c.int8 ? "8-bit" : "16-bit"));
+      SCOPED_TRACE(fmt::format("{}, {} heads of {}, {} for keys, window {}, {} cache", name_of(act), c.heads, c.head_dim, c.kv_heads,
+                               c.window, c.int8 ? "8-bit" : "16-bit"));
       const Rows want = Attention(act, c, 1).step({{0, 0, Attention::kTokens}}, false, 1);
       EXPECT_LT(distance(act, want, Attention(act, c, 1).step({{0, 0, Attention::kTokens}}, false, 1, false)), act == Act::kF16 ? 2e-3 : 1.6e-2)
           << "against the kernel of prompts without the mode";

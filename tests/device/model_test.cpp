@@ -139,7 +139,8 @@ TEST(DeviceModel, EightBitCache) {
       SCOPED_TRACE(fmt::format("{} in {}", config["model_type"].get<std::string>(), dense == DType::kF16 ? "fp16" : "bf16"));
       const Models models(config, {.bits = 4, .group = 32, .seed = 4, .dense = dense}, 0);
       const double bound = dense == DType::kF16 ? 0.005 : 0.04;
-      for (const DType cache : {DType::kI8, DType::kF32, DType::kI8}) expect_like_cpu(models, cache, cache == DType::kI8 ? 0.01 + bound : bound);
+      for (const DType cache : {DType::kI8, DType::kF32, DType::kI8})
+        expect_like_cpu(models, cache, cache == DType::kI8 ? 0.01 + bound : bound);
     }
 }
 TEST(DeviceModel, CachesTakeWhatThePlanCounts) {

@@ -59,7 +59,8 @@ void take_rounded(const std::vector<uint8_t>& pages, const SpanView& span, const
       for (const bool value : {false, true}) {
         float scale, top = 0, off = 0;
         std::memcpy(&scale, head + 2 * codes + 4 * ((value ? cuda::kCachePage : 0) + slot), 4);
-        auto* exact = reinterpret_cast<float*>(host.base + page * host.page_bytes() + (value ? host.page_bytes() / 2 : 0) + h * host.head_bytes());
+        const int64_t at = page * host.page_bytes() + (value ? host.page_bytes() / 2 : 0) + h * host.head_bytes();
+        auto* exact = reinterpret_cast<float*>(host.base + at);
         for (int d = 0; d < dim; ++d) {
           const int code = head[value ? codes + cuda::int8_value_at(slot, d) : cuda::int8_key_at(slot, d)] - 128;
           float& x = exact[value ? slot * dim + d : d * cuda::kCachePage + slot];
@@ -74,10 +75,11 @@ void take_rounded(const std::vector<uint8_t>& pages, const SpanView& span, const
 }
 
 // Three sequences read their prompt, then one more token each: rotation, cache, attention of both kinds. An 8-bit cache is compared
-// element by element, and attention over it with attention over the numbers it holds.
+// element by element, and attention over it with the CPU's over the numbers it holds.
 void expect_attention(Act act, const Case& c, int splits) {
-  SCOPED_TRACE(fmt::format("{}, {} heads of {}, {} for keys, window {}, {} splits, {} cache, values of {}", act == Act::kF16 ? "fp16" : "bf16",
-                           c.heads, c.head_dim, c.kv_heads, c.window, splits, c.int8 ? "8-bit" : "16-bit", c.values));
+  SCOPED_TRACE(fmt::format("{}, {} heads of {}, {} for keys, window {}, {} splits, {} cache, values of {}",
+                           act == Act::kF16 ? "fp16" : "bf16", c.heads, c.head_dim, c.kv_heads, c.window, splits,
+                           c.int8 ? "8-bit" : "16-bit", c.values));
   const std::vector<int> prompts = {75, 1, 200};
   constexpr int kPages = 16;
   const int width = (c.heads + 2 * c.kv_heads) * c.head_dim, group = c.heads / c.kv_heads;

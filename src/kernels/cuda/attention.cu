@@ -201,8 +201,8 @@ static_assert(kAttentionSplits <= 32, "a lane per part");
 template <class T, class Stored, int HeadDim>
 cudaError_t decode(const AttentionArgs& a, const RopeArgs& rope, cudaStream_t stream) {
   const LaunchShape shape{a.batch.span_count * a.cache.kv_heads * a.splits, kWarps * 32, 1};
-  return launch_kernel(decode_kernel<T, Stored, HeadDim>, starts_early(), shape, DecodeShared<T, HeadDim>::bytes(a.heads / a.cache.kv_heads), stream,
-                       a, rope);
+  return launch_kernel(decode_kernel<T, Stored, HeadDim>, starts_early(), shape, DecodeShared<T, HeadDim>::bytes(a.heads / a.cache.kv_heads),
+                       stream, a, rope);
 }
 
 template <class T, class Stored, int HeadDim>

@@ -83,7 +83,7 @@ template <class T, int HeadDim>
 struct Page<T, uint8_t, HeadDim> {
   static __device__ __forceinline__ int64_t head_elements(const CacheView& cache) { return int8_head_bytes(cache.head_dim); }
   uint4 keys[HeadDim / 32], values[HeadDim / 32];
-  float4 key_scales, value_scales;
+  float key_scales[4], value_scales[4];
 
   template <bool Cached>
   __device__ __forceinline__ void load(const uint8_t* head, int lane) {
@@ -94,7 +94,9 @@ struct Page<T, uint8_t, HeadDim> {
 #pragma unroll
     for (int i = 0; i < HeadDim / 32; ++i) values[i] = get(codes + HeadDim + i * 32);
     const float4* scales = reinterpret_cast<const float4*>(head + 2 * int8_codes_bytes(HeadDim)) + lane % 4;
-    key_scales = get(scales), value_scales = get(scales + kCachePage / 4);
+    const float4 k = get(scales), v = get(scales + kCachePage / 4);
+    key_scales[0] = k.x, key_scales[1] = k.y, key_scales[2] = k.z, key_scales[3] = k.w;
+    value_scales[0] = v.x, value_scales[1] = v.y, value_scales[2] = v.z, value_scales[3] = v.w;
   }
   __device__ __forceinline__ uint4 key(int i, int j) const {
     const uint2 a = integers_of<T>(j == 0 ? keys[i].x : keys[i].z), b = integers_of<T>(j == 0 ? keys[i].y : keys[i].w);
@@ -135,11 +137,10 @@ __device__ __forceinline__ void take_page(const Page<T, Stored, HeadDim>& page, 
       mma_16x8x16<T>(s[j], q[2 * i], k.x, k.y);
       mma_16x8x16<T>(s[j], q[2 * i + 1], k.z, k.w);
     }
-  float scales[4] = {scale, scale, scale, scale}, value_scales[4];
+  float scales[4] = {scale, scale, scale, scale};
   if constexpr (kInt8) {
-    const float4 k = page.key_scales, v = page.value_scales;
-    scales[0] = __fmul_rn(k.x, scale), scales[1] = __fmul_rn(k.y, scale), scales[2] = __fmul_rn(k.z, scale), scales[3] = __fmul_rn(k.w, scale);
-    value_scales[0] = v.x, value_scales[1] = v.y, value_scales[2] = v.z, value_scales[3] = v.w;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) scales[e] = __fmul_rn(page.key_scales[e], scale);
   }
   uint32_t p[4];
   float shrinks[2];
@@ -164,7 +165,7 @@ __device__ __forceinline__ void take_page(const Page<T, Stored, HeadDim>& page, 
     if constexpr (kInt8) {
       // A key that is not seen may have any scale, NaN too.
 #pragma unroll
-      for (int e = 0; e < 4; ++e) w[e] = w[e] > 0 ? __fmul_rn(w[e], value_scales[e]) : 0;
+      for (int e = 0; e < 4; ++e) w[e] = w[e] > 0 ? __fmul_rn(w[e], page.value_scales[e]) : 0;
     }
     if constexpr (kUnits) {
       units[h].set(w);
@@ -207,9 +208,8 @@ __device__ __forceinline__ void finish_sums(Accumulator<HeadDim>& acc) {
 template <bool Cached, class T, class Stored, int HeadDim>
 __device__ __forceinline__ void load_page(const AttentionArgs& a, const DeviceSpan& span, int i, int kv, int lane,
                                           Page<T, Stored, HeadDim>& page) {
-  const int64_t head = page.head_elements(a.cache);
-  page.template load<Cached>(static_cast<const Stored*>(a.cache.base) + a.batch.pages[span.pages + i] * (a.cache.kv_heads * head) + kv * head,
-                             lane);
+  const int64_t head = page.head_elements(a.cache), all = a.cache.kv_heads * head;
+  page.template load<Cached>(static_cast<const Stored*>(a.cache.base) + a.batch.pages[span.pages + i] * all + kv * head, lane);
 }
 
 // What a warp of a prompt's block (tile of 64 rows x key head) has: its 16 rows' queries, results (null beyond the last) and keys.

@@ -182,8 +182,8 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
 
 template <class T, class Stored, int HeadDim>
 cudaError_t decode(const AttentionArgs& a, cudaStream_t stream) {
-  return launch_kernel(decode_kernel<T, Stored, HeadDim>, starts_early(), {a.batch.span_count * a.cache.kv_heads * a.splits, kWarps * 32, 1}, 0,
-                       stream, a);
+  const LaunchShape shape{a.batch.span_count * a.cache.kv_heads * a.splits, kWarps * 32, 1};
+  return launch_kernel(decode_kernel<T, Stored, HeadDim>, starts_early(), shape, 0, stream, a);
 }
 
 template <class T, class Stored, int HeadDim>
