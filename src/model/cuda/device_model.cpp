@@ -7,6 +7,7 @@
 #include <cstring>
 #include <mutex>
 #include <optional>
+#include <tuple>
 
 #include "kernels/cuda/step.h"
 #include "kernels/devices.h"
@@ -213,7 +214,6 @@ class CudaModel : public DeviceModel {
         if (l->int8) cuda::Int8Linear::reserve(context_, tokens, l->in);
     context_.pairs(tokens * 2 * c.intermediate * 2), mlp_ = Buffer(tokens * c.intermediate * 2);
     arrivals_ = cleared(tokens * c.kv_heads * 4);
-    if (!context_.invariant()) partials_ = Buffer(int64_t{2} * context_.traits().multiprocessors * (c.heads / c.kv_heads) * (c.head_dim + 2) * 4);
     next_ = Buffer(tokens * 4);
     room_ = tokens;
   }
@@ -262,7 +262,7 @@ class CudaModel : public DeviceModel {
       }
       cache = own_cache_.get();
     }
-    if (decoding && context_.invariant()) grow_parts(pages, spans);
+    if (decoding && !decodes_in_clusters()) grow_parts(pages, spans);
     const int64_t each = (tokens + 3) / 4 * 4, pages_at = 7 * each + 2 * tiles, words = pages_at + pages;
     int32_t* to = sent_host_.grown<int32_t>(words);
     if (sent_.bytes() < words * 4) {
@@ -306,7 +306,8 @@ class CudaModel : public DeviceModel {
     const cuda::Batch sent = send(batch, cache, decoding);
     if (!decoding) return launch_step(sent, *cache, decoding, greedy);
     if (graphs_.size() > kMostGraphs) drop_graphs();
-    Graph& graph = graphs_[{cache->storage.data(), tokens * 2 + (greedy ? 1 : 0)}];
+    // A cache may lie where a smaller one lay before: blocks are then elsewhere in it.
+    Graph& graph = graphs_[{cache->storage.data(), cache->pages, tokens * 2 + (greedy ? 1 : 0)}];
     // The first step of a kind runs as it is: what libraries set up at first must not be captured.
     if (graph.exec == nullptr && graph.runs++ == 0) return launch_step(sent, *cache, decoding, greedy);
     if (graph.exec == nullptr) graph.exec = capture(sent, *cache, greedy);
@@ -372,6 +373,8 @@ class CudaModel : public DeviceModel {
     linear.run(context_, act_, product, stream_.get());
   }
 
+  bool decodes_in_clusters() const { return context_.traits().hopper && !context_.invariant(); }
+
   void attend(const cuda::Batch& batch, const DeviceBlock& b, const cuda::CacheView& view, bool decoding) const {
     const ModelConfig& c = *config_;
     cuda::RopeArgs rope;
@@ -385,14 +388,17 @@ class CudaModel : public DeviceModel {
     attention.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
     attention.tiles = tiles_, attention.tile_count = tile_count_;
     attention.partials = partials_.as<float>(), attention.arrivals = arrivals_.as<uint32_t>();
-    attention.splits = std::clamp(2 * context_.traits().multiprocessors / static_cast<int>(batch.span_count * c.kv_heads), 1,
-                                  cuda::kAttentionSplits);
-    const bool fixed = context_.invariant();
-    if (decoding && !fixed) return check(cuda::launch_attention_decode(act_, attention, rope, stream_.get()), "attention");
+    const int pairs = static_cast<int>(batch.span_count * c.kv_heads), processors = context_.traits().multiprocessors;
+    if (decoding && decodes_in_clusters()) {
+      const cuda::DecodeShape shape = cuda::decode_shape(pairs, processors);
+      attention.warps = shape.warps, attention.splits = shape.blocks;
+      return check(cuda::launch_attention_decode(act_, attention, rope, stream_.get()), "attention");
+    }
     check(cuda::launch_rope_cache(act_, rope, stream_.get()), "rotating");
-    const auto launch = !fixed     ? cuda::launch_attention_prefill
-                        : decoding ? cuda::launch_fixed_attention_decode
-                                   : cuda::launch_fixed_attention_prefill;
+    attention.splits = std::clamp(2 * processors / pairs, 1, cuda::kAttentionSplits);
+    const auto launch = decoding               ? cuda::launch_fixed_attention_decode
+                        : context_.invariant() ? cuda::launch_fixed_attention_prefill
+                                               : cuda::launch_attention_prefill;
     check(launch(act_, attention, stream_.get()), "attention");
   }
 
@@ -478,7 +484,7 @@ class CudaModel : public DeviceModel {
   mutable const int2* tiles_ = nullptr;
   mutable int tile_count_ = 0;
   mutable int64_t room_ = 0;
-  mutable std::map<std::pair<void*, int64_t>, Graph> graphs_;
+  mutable std::map<std::tuple<void*, int64_t, int64_t>, Graph> graphs_;  // of a cache's address and pages, and the kind of step
 };
 
 }  // namespace
