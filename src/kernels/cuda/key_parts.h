@@ -24,14 +24,16 @@ AWQ_HOST_DEVICE inline int first_part_slot(int pages, int index) { return pages 
 inline int64_t part_slots(int64_t pages, int64_t sequences) { return pages / kPartPages + sequences; }
 
 // How decoding attention on Hopper, whose sums may depend on the batch, spreads `pairs` of a sequence and a key head over the device: warps
-// of a block, and blocks (a cluster) that share the keys of a pair. Registers are enough for 8 warps of a multiprocessor.
+// of a block, and blocks (a cluster) that share the keys of a pair. A block of 8 warps has a multiprocessor's registers for itself and must
+// wait until one is empty: it pays where half of them do, or where its warps save a cluster (docs/benchmarks.md).
 constexpr int kMostClusterBlocks = 8;
 struct DecodeShape {
   int warps, blocks;
 };
 constexpr DecodeShape decode_shape(int64_t pairs, int multiprocessors) {
-  if (pairs > multiprocessors) return {4, 1};
-  return {8, static_cast<int>(std::min<int64_t>(multiprocessors / pairs, kMostClusterBlocks))};
+  if (pairs * kMostClusterBlocks <= multiprocessors / 2) return {8, kMostClusterBlocks};
+  if (pairs <= multiprocessors && pairs > multiprocessors / 2) return {8, 1};
+  return {4, static_cast<int>(std::clamp<int64_t>(2 * multiprocessors / pairs, 1, kMostClusterBlocks))};
 }
 
 }  // namespace awq::cuda
