@@ -62,7 +62,7 @@ void run(CudaQuantBackend& backend, int64_t rows, int64_t cols, int64_t tokens) 
   row("range search", rows, cols, seconds(backend, [&] { q = backend.search(m, scheme, DType::kF16, g.view(), RangeEffort::kFull); }),
       2 * r * c * (80 * 42 + 2 * 128));
   row("scale a Gram matrix", cols, cols, seconds(backend, [&] { backend.scaled_gram(g.view(), ones); }), 0);
-  row("loss", rows, cols, seconds(backend, [&] { backend.loss(m, q, g.view()); }), 2 * r * c * c);
+  row("loss", rows, cols, seconds(backend, [&] { backend.loss(m, q, g.view(), false); }), 2 * r * c * c);
   std::unique_ptr<Compensator> compensator;
   row("factor of the inverse", cols, cols, seconds(backend, [&] { compensator = backend.compensation(g.view(), 0.01); }), 2 * c * c * c / 3);
   row("GPTQ", rows, cols, seconds(backend, [&] { compensator->improve(m, 0, 0, q); }), r * c * c * 5);

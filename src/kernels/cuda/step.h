@@ -83,8 +83,8 @@ cudaError_t launch_rope_cache(Act act, const RopeArgs& args, cudaStream_t stream
 cudaError_t launch_silu_mul(Act act, const void* gate_up, const float* bias, bool by_strips, int tokens, int dim, void* y,
                             cudaStream_t stream);
 
-// Causal attention with grouped queries and sliding window (0: none). Prefill finds the step's own keys in the cache; decoding
-// prepares and writes its own (as launch_rope_cache; queries in qkv stay as they are). q are the first heads * head_dim columns of rows of ldq elements; y [tokens, heads * head_dim].
+// Causal attention with grouped queries and sliding window (0: none). Prefill and fixed decoding find the step's own keys in the cache;
+// launch_attention_decode prepares and writes them (as launch_rope_cache; queries in qkv stay as they are). q are the first heads * head_dim columns of rows of ldq elements; y [tokens, heads * head_dim].
 constexpr int kAttentionSplits = 32;
 struct AttentionArgs {
   Batch batch;
@@ -96,14 +96,16 @@ struct AttentionArgs {
   float scale = 0;
   const int2* tiles = nullptr;  // prefill: span and its number of a tile of 64 rows (token, head of the group)
   int tile_count = 0;
-  int splits = 1;             // decode: parts of a sequence's keys
-  // [span, heads, splits, head_dim + 2] where splits > 1; of fixed attention [part_slots(pages, spans), heads, head_dim + 2]
+  int warps = 4;              // of a block of launch_attention_decode: 4 or 8
+  int splits = 1;             // decode: blocks that share a sequence's keys; launch_attention_decode: up to kMostClusterBlocks
+  // Fixed decoding's: [part_slots(pages, spans), heads, head_dim + 2]
   float* partials = nullptr;
   uint32_t* arrivals = nullptr;  // [span, kv_heads], zeros between launches
 };
 // head_dim 64, 96 or 128 and at most 16 heads per key/value head.
 bool attention_takes(int head_dim, int heads, int kv_heads);
-// Every span has one token; rope's batch, cache and qkv are those of args.
+// Hopper; elsewhere launch_rope_cache and launch_fixed_attention_decode. Every span has one token; rope's batch, cache and qkv are those
+// of args.
 cudaError_t launch_attention_decode(Act act, const AttentionArgs& args, const RopeArgs& rope, cudaStream_t stream);
 cudaError_t launch_attention_prefill(Act act, const AttentionArgs& args, cudaStream_t stream);
 // The same with sums ordered by a token's position alone: both give it the same bits, in any batch, chunk and number of splits. Decoding,

@@ -32,7 +32,7 @@ struct DeviceCache {
   Buffer storage;
   int64_t pages = 0;
   bool int8 = false;
-  uint64_t id = 0;  // no other cache has it: another may come to lie at the same address
+  uint64_t id = 0;  // no other has it, while one of another size or type may come to lie at the same address
 };
 
 // Memory that the device copies from and to without staging.
@@ -217,7 +217,6 @@ class CudaModel : public DeviceModel {
         if (l->int8) cuda::Int8Linear::reserve(context_, tokens, l->in);
     context_.pairs(tokens * 2 * c.intermediate * 2), mlp_ = Buffer(tokens * c.intermediate * 2);
     arrivals_ = cleared(tokens * c.kv_heads * 4);
-    if (!context_.invariant()) partials_ = Buffer(int64_t{2} * context_.traits().multiprocessors * (c.heads / c.kv_heads) * (c.head_dim + 2) * 4);
     next_ = Buffer(tokens * 4);
     room_ = tokens;
   }
@@ -266,7 +265,7 @@ class CudaModel : public DeviceModel {
       }
       cache = own_cache_.get();
     }
-    if (decoding && context_.invariant()) grow_parts(pages, spans);
+    if (decoding && !decodes_in_clusters()) grow_parts(pages, spans);
     const int64_t each = (tokens + 3) / 4 * 4, pages_at = 7 * each + 2 * tiles, words = pages_at + pages;
     int32_t* to = sent_host_.grown<int32_t>(words);
     if (sent_.bytes() < words * 4) {
@@ -376,6 +375,8 @@ class CudaModel : public DeviceModel {
     linear.run(context_, act_, product, stream_.get());
   }
 
+  bool decodes_in_clusters() const { return context_.traits().hopper && !context_.invariant(); }
+
   void attend(const cuda::Batch& batch, const DeviceBlock& b, const cuda::CacheView& view, bool decoding) const {
     const ModelConfig& c = *config_;
     cuda::RopeArgs rope;
@@ -389,14 +390,17 @@ class CudaModel : public DeviceModel {
     attention.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
     attention.tiles = tiles_, attention.tile_count = tile_count_;
     attention.partials = partials_.as<float>(), attention.arrivals = arrivals_.as<uint32_t>();
-    attention.splits = std::clamp(2 * context_.traits().multiprocessors / static_cast<int>(batch.span_count * c.kv_heads), 1,
-                                  cuda::kAttentionSplits);
-    const bool fixed = context_.invariant();
-    if (decoding && !fixed) return check(cuda::launch_attention_decode(act_, attention, rope, stream_.get()), "attention");
+    const int pairs = static_cast<int>(batch.span_count * c.kv_heads), processors = context_.traits().multiprocessors;
+    if (decoding && decodes_in_clusters()) {
+      const cuda::DecodeShape shape = cuda::decode_shape(pairs, processors);
+      attention.warps = shape.warps, attention.splits = shape.blocks;
+      return check(cuda::launch_attention_decode(act_, attention, rope, stream_.get()), "attention");
+    }
     check(cuda::launch_rope_cache(act_, rope, stream_.get()), "rotating");
-    const auto launch = !fixed     ? cuda::launch_attention_prefill
-                        : decoding ? cuda::launch_fixed_attention_decode
-                                   : cuda::launch_fixed_attention_prefill;
+    attention.splits = std::clamp(2 * processors / pairs, 1, cuda::kAttentionSplits);
+    const auto launch = decoding               ? cuda::launch_fixed_attention_decode
+                        : context_.invariant() ? cuda::launch_fixed_attention_prefill
+                                               : cuda::launch_attention_prefill;
     check(launch(act_, attention, stream_.get()), "attention");
   }
 
@@ -480,7 +484,7 @@ class CudaModel : public DeviceModel {
   mutable const int2* tiles_ = nullptr;
   mutable int tile_count_ = 0;
   mutable int64_t room_ = 0;
-  mutable std::map<std::pair<uint64_t, int64_t>, Graph> graphs_;
+  mutable std::map<std::pair<uint64_t, int64_t>, Graph> graphs_;  // of a cache and a kind of step
 };
 
 }  // namespace
