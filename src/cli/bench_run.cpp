@@ -120,6 +120,7 @@ BenchResult run_bench(const Model& model, const BenchShape& shape) {
   const int64_t token_bytes = KvCache::page_bytes(config, shape.kv_dtype) / kPageTokens;
   result.bytes_per_step =
       model.decode_bytes() + shape.batch * token_bytes * (shape.context + shape.decode / 2);
+  result.rss_bytes = rss_bytes();
   return result;
 }
 

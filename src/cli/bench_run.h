@@ -26,6 +26,7 @@ struct BenchResult {
   double prefill_ops =
       0;  // integer operations of the linears of one prefill, the output layer's last row aside
   int64_t cache_bytes = 0;
+  int64_t rss_bytes = 0;  // resident at the end, with all buffers of the steps
 };
 
 BenchResult run_bench(const Model& model, const BenchShape& shape);

@@ -61,7 +61,7 @@ struct Report {
   BenchResult result;
   MachineLimits limits;
   std::map<std::string, int64_t> kernels;
-  int64_t weight_bytes = 0, peak_rss_bytes = 0, rss_bytes = 0;
+  int64_t weight_bytes = 0, peak_rss_bytes = 0;
   double load_seconds = 0, bandwidth_fraction = 0, operation_fraction = 0;
   std::vector<KernelRow> rows;
 };
@@ -89,7 +89,7 @@ void print_report_json(const Options& o, const Report& r) {
                                  {"int8_set", r.limits.int8_set},
                                  {"weight_bytes", r.weight_bytes},
                                  {"cache_bytes", r.result.cache_bytes},
-                                 {"rss_bytes", r.rss_bytes},
+                                 {"rss_bytes", r.result.rss_bytes},
                                  {"peak_rss_bytes", r.peak_rss_bytes},
                                  {"load_seconds", r.load_seconds}};
   if (o.kernels) {
@@ -144,7 +144,6 @@ int run(const Options& o, const Context& context) {
     fail(Code::kBadArgument, "{} tokens: the model's context ends at {}", needed,
          model->config().max_position);
   r.result = run_bench(*model, shape);
-  r.rss_bytes = rss_bytes();
   r.peak_rss_bytes = peak_rss_bytes();
   r.weight_bytes = model->bytes();
   r.kernels = model->kernels();

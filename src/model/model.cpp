@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/system.h"
 #include "base/thread_pool.h"
 #include "model/pack_cache.h"
 
@@ -119,6 +120,7 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
   const Tensor final_norm = load_gain(checkpoint, *config, kFinalNormName, config->hidden);
   if (device) {
     device->finish(final_norm, load_head(checkpoint, *config, embedding), options.head_bits);
+    return_freed_memory();
     return std::make_shared<Model>(config, device);
   }
   std::unique_ptr<PackedLinear> head;
@@ -139,6 +141,7 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
   if (cache) cache->save();
   auto model = std::make_shared<Model>(config, std::move(embedding), embedding_dtype(checkpoint), final_norm, std::move(head), std::move(blocks));
   checkpoint.let_go();
+  return_freed_memory();
   return model;
 }
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/half.h"
+#include "base/system.h"
 #include "base/thread_pool.h"
 
 namespace awq {
@@ -112,10 +113,12 @@ std::shared_ptr<const Model> random_model(const nlohmann::ordered_json& json, co
   Tensor norm = Tensor::from(std::vector<float>(static_cast<size_t>(config->hidden), 1.0f), {config->hidden});
   if (device) {
     device->finish(norm, head, options.head_bits);
+    return_freed_memory();
     return std::make_shared<Model>(config, device);
   }
-  return std::make_shared<Model>(config, embedding, norm, head, std::move(blocks), options.linear(),
-                                 options.head_bits);
+  auto model = std::make_shared<Model>(config, embedding, norm, head, std::move(blocks), options.linear(), options.head_bits);
+  return_freed_memory();
+  return model;
 }
 
 }  // namespace awq
