@@ -215,7 +215,7 @@ __device__ __forceinline__ bool searches(const SampleRow& row, bool mass) {
 }
 
 template <bool kMass>
-__global__ void __launch_bounds__(kThreads) select_kernel(SampleArgs a, int level) {
+__global__ void __launch_bounds__(kThreads, 2) select_kernel(SampleArgs a, int level) {
   __shared__ uint32_t counts[kSampleBins];
   __shared__ uint32_t limbs[kMass ? 3 : 1][kMass ? kSampleBins : 1];
   __shared__ double sums[kWarps];
