@@ -223,12 +223,13 @@ void add_bench(CLI::App& app, Context& context) {
   command.add_flag("--no-fuse", o->no_fuse, "q, k, v and gate, up as products of their own");
   command.add_flag("--kernels", o->kernels, "a table of every product, and where 16 bits catch up");
   add_random_options(command, *o);
-  command.parse_complete_callback([o] {
+  command.parse_complete_callback([o, &command] {
     if (o->random_weights.empty() == o->model.empty())
       throw CLI::ValidationError("bench", "expected MODEL or --random-weights config.json, one of them");
     if (o->random.int8_activations) o->random.bits = 8;
-    // Without any of these options a step ends with the likeliest token on a device, with logits on the CPU.
-    if (o->sampling.temperature > 0 || o->sampling.repetition_penalty != 1 || o->shape.host_sampling) o->shape.sampling = o->sampling;
+    // Without any of these a step ends with the likeliest token on a device, with logits on the CPU.
+    const bool samples = command.count("--temperature") > 0 || o->sampling.repetition_penalty != 1 || o->shape.host_sampling;
+    if (samples) o->shape.sampling = o->sampling;
   });
 }
 

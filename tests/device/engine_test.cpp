@@ -102,7 +102,8 @@ TEST(DeviceEngine, RowsThatAreNotDrawnComeBack) {
       model->draw(states, asked, got);
       model->forward(batch, &sequences.cache, sequences.scratch, sequences.hidden);
       std::vector<float> hidden, want(rows.size() * 1000);
-      for (const int64_t row : rows) hidden.insert(hidden.end(), sequences.hidden.data() + row * 256, sequences.hidden.data() + (row + 1) * 256);
+      const auto begin = sequences.hidden.begin();
+      for (const int64_t row : rows) hidden.insert(hidden.end(), begin + row * 256, begin + (row + 1) * 256);
       model->logits(hidden.data(), static_cast<int64_t>(rows.size()), want.data());
       EXPECT_EQ(got.tokens, std::vector<int32_t>(rows.size(), -1));
       EXPECT_TRUE(testing::same_bits(want, {got.logits.begin(), got.logits.begin() + static_cast<int64_t>(want.size())}));

@@ -58,8 +58,8 @@ SamplingParams random_params(size_t vocab, std::mt19937& random) {
   p.presence_penalty = one_of({0, 0, 0.7f, -1});
   p.frequency_penalty = one_of({0, 0, 0.3f});
   if (random() % 3 == 0)
-    for (int32_t id = static_cast<int32_t>(random() % vocab), i = 0; i < 4 && id < static_cast<int32_t>(vocab); ++i, id += 1 + static_cast<int32_t>(random() % 50))
-      p.logit_bias.emplace_back(id, one_of({-100, 5, 1.5f}));
+    for (size_t id = random() % vocab, end = std::min(vocab, id + 100); id < end; id += 1 + random() % 50)
+      p.logit_bias.emplace_back(static_cast<int32_t>(id), one_of({-100, 5, 1.5f}));
   p.seed = random();
   return p;
 }
@@ -102,8 +102,8 @@ Tally expect_samplers_tokens(size_t vocab, size_t rows, int rounds, Shape shape,
     for (size_t i = 0; i < rows; ++i) all_restored |= tokens[i] == -1;
     for (size_t i = 0; i < rows; ++i) {
       float* row = logits.data() + i * vocab;
-      if (!wanted[i].draws || all_restored)
-        EXPECT_EQ(std::memcmp(row, after.data() + i * vocab, vocab * 4), 0) << "row " << i << " was changed";
+      const bool as_before = std::memcmp(row, after.data() + i * vocab, vocab * 4) == 0;
+      EXPECT_TRUE(as_before || (wanted[i].draws && !all_restored)) << "row " << i << " was changed";
       if (!wanted[i].draws) {
         EXPECT_EQ(tokens[i], -2);
         continue;
@@ -128,9 +128,8 @@ void expect_samplers_tokens(std::initializer_list<size_t> vocabularies, size_t r
       const Tally t = expect_samplers_tokens(vocab, rows, rounds, shape, static_cast<uint32_t>(vocab) * 7 + static_cast<uint32_t>(shape));
       all.draws += t.draws, all.undecided += t.undecided;
     }
-    // Among equal logits top-p often cuts exactly between two.
-    const bool cuts_on_edges = shape == Shape::kEqual || shape == Shape::kTied || shape == Shape::kSparse;
-    EXPECT_LE(all.undecided, all.draws / (cuts_on_edges ? 4 : 200)) << "shape " << static_cast<int>(shape);
+    // Among equal logits alone top-p often cuts exactly between two.
+    EXPECT_LE(all.undecided, all.draws / (shape == Shape::kEqual ? 4 : 100)) << "shape " << static_cast<int>(shape);
     fmt::print("shape {}: {} of {} draws left to the host\n", static_cast<int>(shape), all.undecided, all.draws);
   }
 }
@@ -164,7 +163,8 @@ TEST(DeviceSample, ExtremeParameters) {
           int32_t token = -2;
           device.draw(d.as<float>(), static_cast<int64_t>(vocab), {&wanted, 1}, stream.get(), &token);
           const int32_t want = sampler.draw(row);
-          if (token != -1) EXPECT_EQ(token, want) << fmt::format("temperature {}, top-p {}, min-p {}", temperature, top_p, min_p);
+          EXPECT_TRUE(token == -1 || token == want)
+              << fmt::format("temperature {}, top-p {}, min-p {}", temperature, top_p, min_p);
         }
       }
 }

@@ -69,11 +69,12 @@ class StandIn : public DeviceModel {
   void draw(const void* states, std::span<const RowDraw> rows, DrawnRows& out) const override {
     DrawnRows all;
     cpu_->draw(*static_cast<const States*>(states), rows, all);
-    const auto vocab = static_cast<size_t>(cpu_->config().vocab);
+    const int64_t vocab = cpu_->config().vocab;
     out.tokens.assign(rows.size(), -1);
     out.logits.clear();
     for (size_t i = 0; i < rows.size(); ++i) {
-      const std::vector<float> line(all.logits.begin() + static_cast<int64_t>(i * vocab), all.logits.begin() + static_cast<int64_t>((i + 1) * vocab));
+      const auto first = all.logits.begin() + static_cast<int64_t>(i) * vocab;
+      const std::vector<float> line(first, first + vocab);
       if (rows[i].draws && ++asked % leaves_ != 0) out.tokens[i] = drawn_by_hand(rows[i], line);
       if (out.tokens[i] < 0) out.logits.insert(out.logits.end(), line.begin(), line.end());
       ++(out.tokens[i] < 0 ? fetched : drawn);
