@@ -53,8 +53,7 @@ std::vector<std::vector<int32_t>> texts(const std::shared_ptr<const Model>& mode
       return true;
     };
     r.on_finish = [i](const FinishEvent& e) { EXPECT_EQ(e.reason, FinishReason::kLength) << i << ": " << e.error; };
-    if (on_host)
-      r.make_constraint = [](int32_t) { return [](std::span<const int32_t>, std::span<float>) {}; };
+    if (on_host) r.make_constraint = [](int32_t) { return [](std::span<const int32_t>, std::span<float>) {}; };
     engine.add(std::move(r));
   }
   engine.run_until_idle();

@@ -163,8 +163,7 @@ TEST(DeviceSample, ExtremeParameters) {
           int32_t token = -2;
           device.draw(d.as<float>(), static_cast<int64_t>(vocab), {&wanted, 1}, stream.get(), &token);
           const int32_t want = sampler.draw(row);
-          EXPECT_TRUE(token == -1 || token == want)
-              << fmt::format("temperature {}, top-p {}, min-p {}", temperature, top_p, min_p);
+          EXPECT_TRUE(token == -1 || token == want) << fmt::format("temperature {}, top-p {}, min-p {}", temperature, top_p, min_p);
         }
       }
 }

@@ -27,8 +27,7 @@ __device__ __forceinline__ bool stays(const SampleState& s, uint32_t order, int 
 // The block's row and the part of it.
 struct Place {
   int row, part, parts;
-  __device__ __forceinline__ explicit Place(const SampleArgs& a)
-      : parts(static_cast<int>(gridDim.x) / a.count) {
+  __device__ __forceinline__ explicit Place(const SampleArgs& a) : parts(static_cast<int>(gridDim.x) / a.count) {
     row = static_cast<int>(blockIdx.x) / parts, part = static_cast<int>(blockIdx.x) % parts;
   }
 };
@@ -252,8 +251,7 @@ __global__ void __launch_bounds__(kThreads, 2) select_kernel(SampleArgs a, int l
   for (int b = threadIdx.x; b < kSampleBins; b += kThreads) {
     if (counts[b] == 0) continue;
     atomicAdd(&scratch.counts[b], counts[b]);
-    if constexpr (kMass)
-      atomicAdd(&scratch.masses[b], (limbs[0][b] + limbs[1][b] * 0x1p18 + limbs[2][b] * 0x1p36) * kUnit);
+    if constexpr (kMass) atomicAdd(&scratch.masses[b], (limbs[0][b] + limbs[1][b] * 0x1p18 + limbs[2][b] * 0x1p36) * kUnit);
   }
   if (!last_to_arrive(scratch.state, place.parts)) return;
 
@@ -429,8 +427,8 @@ cudaError_t launch_undo_edits(const SampleArgs& args, cudaStream_t stream) {
 }
 
 cudaError_t launch_gather_rows(const void* from, const int* rows, int count, int64_t row_bytes, void* to, cudaStream_t stream) {
-  return launch_kernel(gather_rows_kernel, starts_early(), {count, 256, 1}, 0, stream, static_cast<const uint2*>(from), rows,
-                       row_bytes / 8, static_cast<uint2*>(to));
+  return launch_kernel(gather_rows_kernel, starts_early(), {count, 256, 1}, 0, stream, static_cast<const uint2*>(from), rows, row_bytes / 8,
+                       static_cast<uint2*>(to));
 }
 
 }  // namespace awq::cuda

@@ -171,9 +171,9 @@ TEST(DeviceDraw, RowsThatSomebodyLooksAtAreFetched) {
   const auto odd = [](std::span<const int32_t>, std::span<float> logits) {
     for (size_t i = 0; i < logits.size(); i += 2) logits[i] = -INFINITY;
   };
-  const std::function<void(Request&)> changes[] = {
-      [](Request& r) { r.logprobs = 2; }, [&](Request& r) { r.adjust_logits = odd; },
-      [&](Request& r) { r.make_constraint = [&](int32_t) { return odd; }; }, [](Request& r) { r.prompt_logprobs = 0, r.max_tokens = 0; }};
+  const std::function<void(Request&)> changes[] = {[](Request& r) { r.logprobs = 2; }, [&](Request& r) { r.adjust_logits = odd; },
+                                                   [&](Request& r) { r.make_constraint = [&](int32_t) { return odd; }; },
+                                                   [](Request& r) { r.prompt_logprobs = 0, r.max_tokens = 0; }};
   for (const auto& change : changes) {
     const auto device = std::make_shared<StandIn>(tiny_model(), 1000000);
     EXPECT_EQ(texts(model_on(device), {}, change), texts(tiny_model(), {}, change));
