@@ -188,6 +188,24 @@ void Model::logits(const float* hidden, int64_t rows, float* out) const {
   if (config_->final_softcap > 0) softcap(out, config_->final_softcap, rows * config_->vocab);
 }
 
+void Model::forward(const BatchView& batch, const KvCache* cache, Scratch& scratch, States& states) const {
+  if (device_) return device_->forward(batch, cache ? cache->device() : nullptr, states.device);
+  forward(batch, cache, scratch, states.host);
+}
+
+void Model::draw(const States& states, std::span<const RowDraw> rows, DrawnRows& out) const {
+  if (device_) return device_->draw(states.device.get(), rows, out);
+  const int64_t n = static_cast<int64_t>(rows.size()), hidden = config_->hidden;
+  out.tokens.assign(rows.size(), -1);
+  out.states.clear();
+  for (const RowDraw& r : rows) {
+    const float* state = states.host.data() + r.row * hidden;
+    out.states.insert(out.states.end(), state, state + hidden);
+  }
+  if (static_cast<int64_t>(out.logits.size()) < n * config_->vocab) out.logits.resize(static_cast<size_t>(n * config_->vocab));
+  logits(out.states.data(), n, out.logits.data());
+}
+
 int64_t Model::decode_bytes() const {
   if (device_) return device_->decode_bytes();
   int64_t total = head_->bytes();
