@@ -108,6 +108,15 @@ TEST(DeviceInvariant, RowsOf4BitLinears) {
   }
 }
 
+TEST(DeviceInvariant, RowsOf8BitAndNf4Linears) {
+  SKIP_WITHOUT_GPU();
+  for (const Linear& linear : {packed(random_quant(576, 576, 8, 64, true, DType::kF16, 11)), packed(random_quant(264, 4096, 8, -1, false, DType::kF16, 12)),
+                               packed(random_nf4(528, 2048, 64, DType::kF16, 13))})
+    for (const Act act : kActs)
+      for (const Output output : {Output::kAct, Output::kGated, Output::kF32})
+        if (output != Output::kGated || linear.out % 16 == 0) expect_rows_alike(linear, act, output);
+}
+
 // Every width of tile with the same plan of parts: what keeps decoding fast beside prompts.
 TEST(DeviceInvariant, WidthsOfTilesAgree) {
   SKIP_WITHOUT_GPU();

@@ -3,7 +3,11 @@
 namespace awq::cuda {
 
 cudaError_t launch_gemv(int config, Act act, const LinearArgs& args, cudaStream_t stream) {
-  return act == Act::kF16 ? launch_gemv_f16(config, args, stream) : launch_gemv_bf16(config, args, stream);
+  const bool f16 = act == Act::kF16;
+  const auto launch = args.w.format == Format::kAffine8 ? (f16 ? launch_gemv_w8_f16 : launch_gemv_w8_bf16)
+                      : args.w.format == Format::kNf4   ? (f16 ? launch_gemv_nf4_f16 : launch_gemv_nf4_bf16)
+                                                        : (f16 ? launch_gemv_f16 : launch_gemv_bf16);
+  return launch(config, args, stream);
 }
 
 cudaError_t launch_gemm_sm90(int config, Act act, const LinearArgs& args, const GemmPlan& plan,

@@ -1,9 +1,10 @@
-// The compiled kernels of 4-bit linears, in the order in which pick.cpp and the benchmark name them. Which
+// The compiled kernels of packed linears, in the order in which pick.cpp and the benchmark name them. Which
 // one runs is decided in pick.cpp alone.
 #pragma once
 #include <cuda.h>
 
 #include <iterator>
+#include <span>
 
 #include "kernels/cuda/gemm_plan.h"
 #include "kernels/cuda/launch.h"
@@ -21,9 +22,19 @@ inline constexpr GemvConfig kGemvConfigs[] = {
     {4, 4, 8, 3, 1},  {4, 4, 8, 3, 2},  {8, 4, 8, 3, 1}, {8, 4, 8, 3, 2},  // 6 7 8 9
     {16, 4, 8, 2, 1}, {16, 4, 8, 2, 2},                                    // 10 11
 };
-inline constexpr int kGemvCount = std::size(kGemvConfigs);
+// Of 8-bit codes: with half the strips as many bytes are in flight.
+inline constexpr GemvConfig kGemv8Configs[] = {
+    {1, 1, 16, 2, 1}, {1, 1, 8, 2, 1},                     // 0 1
+    {2, 1, 8, 4, 1},  {2, 2, 8, 3, 1},                     // 2 3
+    {4, 2, 8, 2, 1},  {4, 2, 8, 2, 2},  {8, 2, 8, 2, 1},  {8, 2, 8, 2, 2},  // 4 5 6 7
+    {16, 2, 8, 2, 1}, {16, 2, 8, 2, 2}, {16, 4, 8, 2, 1},  // 8 9 10
+};
+constexpr std::span<const GemvConfig> gemv_configs(Format format) {
+  return format == Format::kAffine8 ? std::span<const GemvConfig>(kGemv8Configs) : std::span<const GemvConfig>(kGemvConfigs);
+}
+constexpr int gemv_count(Format format) { return static_cast<int>(gemv_configs(format).size()); }
 
-// gemm_sm90.cuh: tokens per tile, blocks of 64 columns per stage, stages.
+// gemm_sm90.cuh, for affine 4-bit codes: tokens per tile, blocks of 64 columns per stage, stages.
 struct GemmConfig {
   int tokens, blocks, stages;
 };
@@ -33,7 +44,7 @@ inline constexpr int kGemmCount = std::size(kGemmConfigs);
 inline constexpr GemmConfig kDenseGemmConfigs[] = {{16, 1, 12}, {64, 1, 8}, {256, 1, 3}};
 inline constexpr int kDenseGemmCount = std::size(kDenseGemmConfigs);
 
-// Shared memory of a block; what a device must offer for the kernel to run.
+// Shared memory of a block of one of gemv_configs(w.format); what a device must offer for the kernel to run.
 int gemv_shared_bytes(int config, const PackedView& w);
 // gemv_dense.cuh: up to kDenseTokens tokens; w.codes are rows of 16-bit numbers.
 constexpr int kDenseTokens = 8;
@@ -47,9 +58,13 @@ cudaError_t launch_gemm_sm90(int config, Act act, const LinearArgs& args, const 
 cudaError_t launch_gemm_dense_sm90(int config, Act act, const LinearArgs& args, const GemmPlan& plan, const CUtensorMap& w_map,
                                    const CUtensorMap& x_map, cudaStream_t stream);
 
-// Per activation type, each compiled in a file of its own.
+// Per activation type and format (affine 4-bit codes where none is named), each compiled in a file of its own.
 cudaError_t launch_gemv_f16(int config, const LinearArgs& args, cudaStream_t stream);
 cudaError_t launch_gemv_bf16(int config, const LinearArgs& args, cudaStream_t stream);
+cudaError_t launch_gemv_w8_f16(int config, const LinearArgs& args, cudaStream_t stream);
+cudaError_t launch_gemv_w8_bf16(int config, const LinearArgs& args, cudaStream_t stream);
+cudaError_t launch_gemv_nf4_f16(int config, const LinearArgs& args, cudaStream_t stream);
+cudaError_t launch_gemv_nf4_bf16(int config, const LinearArgs& args, cudaStream_t stream);
 cudaError_t launch_gemm_sm90_f16(int config, const LinearArgs& args, const GemmPlan& plan,
                                  const CUtensorMap& codes_map, const CUtensorMap& x_map, cudaStream_t stream);
 cudaError_t launch_gemm_sm90_bf16(int config, const LinearArgs& args, const GemmPlan& plan,

@@ -80,14 +80,9 @@ Linear::Linear(const QuantWeight& w) {
 Linear::Linear(const PackedView& view) : view_(view) { describe(); }
 
 void Linear::describe() {
-  if (!is_hopper()) return;
+  if (!is_hopper() || view_.format != Format::kAffine4) return;
   for (const int blocks : {1, 2})
     maps_[blocks - 1] = codes_tensor_map(view_.codes, view_.strips(), view_.blocks, blocks);
-}
-
-int64_t Linear::bytes() const {
-  return int64_t{view_.strips()} * view_.blocks * kFragmentBytes +
-         int64_t{view_.panels()} * view_.groups * kScaleBytes;
 }
 
 namespace {
@@ -135,6 +130,11 @@ bool Linear::takes_pieces(const Context& context, int64_t tokens) const {
   return choice.way == Way::kGemv && choice.tokens >= tokens;
 }
 
+bool Linear::needs_dense(const Context& context) const {
+  constexpr int64_t kMany = 4096;
+  return !context.invariant() && pick(context.traits(), view_, kMany).way == Way::kDense;
+}
+
 void Linear::run_invariant(Context& context, Act act, const Product& product, cudaStream_t stream) const {
   check_internal(plain_or_f32(product), "an invariant product with a special input or output");
   for (int64_t first = 0; first < product.tokens;) {
@@ -164,7 +164,7 @@ void Linear::run(Context& context, const Choice& choice, Act act, const Product&
     }
     args.tokens = static_cast<int>(std::min<int64_t>(choice.tokens, product.tokens - first));
     if (choice.way == Way::kGemv) {
-      check(launch_gemv(choice.config, act, args, stream), "starting a 4-bit product of few tokens");
+      check(launch_gemv(choice.config, act, args, stream), "starting a product of few tokens");
     } else {
       check_internal(plain_or_f32(product), "a product of many tokens with a special input or output");
       const GemmConfig& config = kGemmConfigs[choice.config];
