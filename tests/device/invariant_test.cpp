@@ -108,7 +108,7 @@ TEST(DeviceInvariant, RowsOf4BitLinears) {
   }
 }
 
-TEST(DeviceInvariant, RowsOf8BitAndNf4Linears) {
+TEST(DeviceInvariant, RowsOfPackedW8AndNf4Linears) {
   SKIP_WITHOUT_GPU();
   for (const Linear& linear : {packed(random_quant(576, 576, 8, 64, true, DType::kF16, 11)), packed(random_quant(264, 4096, 8, -1, false, DType::kF16, 12)),
                                packed(random_nf4(528, 2048, 64, DType::kF16, 13))})

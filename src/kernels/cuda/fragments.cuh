@@ -135,7 +135,7 @@ struct GroupParams<__nv_bfloat16, Format::kAffine8> {
   }
 };
 
-// Byte `byte` of entries first .. first+3 of NF4's table.
+// Byte Byte of the 16-bit entries First .. First+3 of NF4's table.
 template <class T>
 constexpr uint32_t nf4_bytes(int first, int byte) {
   uint32_t bytes = 0;
@@ -143,6 +143,8 @@ constexpr uint32_t nf4_bytes(int first, int byte) {
     bytes |= (uint32_t{std::is_same_v<T, __half> ? nf4_f16(first + i) : nf4_bf16(first + i)} >> 8 * byte & 255u) << 8 * i;
   return bytes;
 }
+template <class T, int First, int Byte>
+inline constexpr uint32_t kNf4Bytes = nf4_bytes<T>(First, Byte);
 
 // Four codes at a time: the low three bits of each choose a byte among entries 0 to 7 and one among 8 to 15, the highest bit one
 // of the two; so for the low and for the high bytes of the numbers, which then meet.
@@ -152,8 +154,9 @@ struct GroupParams<T, Format::kNf4> {
 
   template <int Byte>
   static __device__ __forceinline__ uint32_t bytes(uint32_t index, uint32_t upper) {
-    constexpr uint32_t t0 = nf4_bytes<T>(0, Byte), t1 = nf4_bytes<T>(4, Byte), t2 = nf4_bytes<T>(8, Byte), t3 = nf4_bytes<T>(12, Byte);
-    return permute_bytes(permute_bytes(t0, t1, index), permute_bytes(t2, t3, index), upper);
+    const uint32_t below = permute_bytes(kNf4Bytes<T, 0, Byte>, kNf4Bytes<T, 4, Byte>, index);
+    const uint32_t above = permute_bytes(kNf4Bytes<T, 8, Byte>, kNf4Bytes<T, 12, Byte>, index);
+    return permute_bytes(below, above, upper);
   }
   __device__ __forceinline__ void unscaled(uint32_t w, uint32_t a[4]) const {
     const uint32_t index = w & 0x77777777u, upper = and_or(w >> 1, 0x44444444u, 0x32103210u);

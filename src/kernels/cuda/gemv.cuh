@@ -40,6 +40,9 @@ struct Gemv {
   static constexpr int kSumBytes = kWarps * Tokens * R * kStripRows * 4;
   static constexpr int kSharedBytes = kRingBytes > kSumBytes ? kRingBytes : kSumBytes;
   static constexpr int kTiles = (Tokens + 7) / 8;  // of 8 tokens
+  // What registers have to leave room for, as shared memory does; for affine 4-bit codes the compiler's own choice is good.
+  static constexpr int kFitting = 224 * 1024 / kSharedBytes, kUseful = kWarps == 8 ? 3 : 2;
+  static constexpr int kResidentBlocks = F == Format::kAffine4 ? 0 : kFitting < 1 ? 1 : kFitting < kUseful ? kFitting : kUseful;
 };
 
 template <class G, int R, int Groups>
@@ -85,7 +88,8 @@ __device__ __forceinline__ void fetch_x(const LinearArgs& args, uint32_t stage, 
 }
 
 template <class T, Format F, int R, int kWarps, int kDepth, int Tokens, int Groups, int Split>
-__global__ void __launch_bounds__(kWarps * 32) gemv_kernel(const __grid_constant__ LinearArgs args) {
+__global__ void __launch_bounds__(kWarps * 32, Gemv<T, F, R, kWarps, kDepth, Tokens, Groups, Split>::kResidentBlocks)
+    gemv_kernel(const __grid_constant__ LinearArgs args) {
   using G = Gemv<T, F, R, kWarps, kDepth, Tokens, Groups, Split>;
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ TokenScales<Tokens> scales;
