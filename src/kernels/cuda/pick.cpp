@@ -46,7 +46,7 @@ int gemm_config(const PackedView& w, int64_t tokens) {
 
 // GEMVs whose warps share out the columns alike, by tokens: they differ in how many columns the tokens fill of one instruction.
 constexpr int kAlikeGemvs[] = {2, 3, 6, 8, 10}, kAlikeGemv8s[] = {1, 2, 4, 6, 8};
-constexpr std::span<const int> alike_gemvs(Format f) { return f == Format::kAffine8 ? std::span(kAlikeGemv8s) : std::span(kAlikeGemvs); }
+constexpr std::span<const int> alike_gemvs(Format f) { return f == Format::kAffine8 ? std::span<const int>(kAlikeGemv8s) : std::span<const int>(kAlikeGemvs); }
 constexpr bool are_alike(Format f) {
   return std::ranges::all_of(alike_gemvs(f), [f](int i) { return gemv_configs(f)[i].warps == 8 && gemv_configs(f)[i].split == 1; });
 }
