@@ -218,7 +218,7 @@ class Cell {
 std::string name_of(const Choice& c, cuda::Format format) {
   if (c.way == Way::kDense) return "dense";
   if (c.way == Way::kGemm) {
-    const auto& g = cuda::kGemmConfigs[c.config];
+    const auto& g = cuda::gemm_configs(format)[c.config];
     return fmt::format("gemm{} {}x{}+{}", g.tokens, c.plan.workers, c.plan.whole, c.plan.share);
   }
   const auto& g = cuda::gemv_configs(format)[c.config];
@@ -227,18 +227,17 @@ std::string name_of(const Choice& c, cuda::Format format) {
 
 std::vector<Choice> all_choices(const cuda::DeviceTraits& device, const cuda::PackedView& w, int tokens) {
   std::vector<Choice> choices;
-  const bool affine4 = w.format == cuda::Format::kAffine4;
   for (int i = 0; i < cuda::gemv_count(w.format); ++i) {
     const int most = cuda::gemv_configs(w.format)[i].tokens;
     if (tokens <= most && most < 2 * tokens) choices.push_back({Way::kGemv, i, tokens, {}});
-    if (!affine4 && tokens > 16 && tokens <= 128 && most == 16) choices.push_back({Way::kGemv, i, 16, {}});
   }
-  for (int i = 0; i < cuda::kGemmCount && device.hopper && affine4; ++i) {
-    const int most = cuda::kGemmConfigs[i].tokens;
+  for (int i = 0; i < cuda::kGemmCount && device.hopper; ++i) {
+    const cuda::GemmConfig& config = cuda::gemm_configs(w.format)[i];
+    const int most = config.tokens;
     if (tokens > 8 && most <= 2 * tokens && tokens <= 4 * most)
-      choices.push_back({Way::kGemm, i, tokens, cuda::plan_gemm(device, w, tokens, cuda::kGemmConfigs[i])});
+      choices.push_back({Way::kGemm, i, tokens, cuda::plan_gemm(device, w, tokens, config)});
   }
-  if (tokens > (affine4 ? 64 : 16)) choices.push_back({Way::kDense, 0, tokens, {}});
+  if (tokens > 64) choices.push_back({Way::kDense, 0, tokens, {}});
   return choices;
 }
 

@@ -111,7 +111,7 @@ TEST(CudaPack, Int8InputsAreTakenAsTheyAre) {
   EXPECT_FALSE(cuda::packed_format(w).has_value());
 }
 
-// A device's bytes, and which kernels run: 8 bits and NF4 have no tiles, and few tokens never read W more often than there are 16.
+// A device's bytes, and which kernels run.
 TEST(CudaPack, BytesAndWaysOfFormats) {
   const cuda::DeviceTraits hopper{132, 232448, true}, ampere{108, 166912, false}, small{84, 101376, false};
   for (const bool nf4 : {false, true}) {
@@ -124,8 +124,8 @@ TEST(CudaPack, BytesAndWaysOfFormats) {
         for (const bool invariant : {false, true}) {
           SCOPED_TRACE(fmt::format("{} tokens, {} bytes of shared memory, invariant {}", tokens, device.shared_bytes, invariant));
           const cuda::Choice c = invariant ? cuda::pick_invariant(device, view, tokens) : cuda::pick(device, view, tokens);
-          if (!invariant && tokens > (device.hopper ? 64 : 16)) {
-            EXPECT_EQ(c.way, cuda::Way::kDense);
+          if (device.hopper ? invariant || tokens > 16 : !invariant && tokens > 16) {
+            EXPECT_EQ(c.way, device.hopper ? cuda::Way::kGemm : cuda::Way::kDense);
             continue;
           }
           ASSERT_EQ(c.way, cuda::Way::kGemv);
@@ -173,10 +173,12 @@ TEST(CudaPack, RefusesWhatTheKernelsDoNotRead) {
 // take() expects.
 TEST(CudaPlan, DealsOutEveryStageOnce) {
   const cuda::DeviceTraits device{132, 232448, true};
+  std::vector<cuda::GemmConfig> configs(std::begin(cuda::kGemmConfigs), std::end(cuda::kGemmConfigs));
+  configs.insert(configs.end(), std::begin(cuda::kGemm8Configs), std::end(cuda::kGemm8Configs));
   for (const int out : {64, 576, 4096, 6144, 28672})
     for (const int in : {64, 576, 4096, 14336})
       for (const int64_t tokens : {17, 64, 100, 256, 1000, 4096})
-        for (const cuda::GemmConfig& config : cuda::kGemmConfigs) {
+        for (const cuda::GemmConfig& config : configs) {
           cuda::PackedView w;
           w.out = out, w.in = in, w.blocks = (in + 127) / 128 * 2;
           const cuda::GemmPlan plan = cuda::plan_gemm(device, w, tokens, config);

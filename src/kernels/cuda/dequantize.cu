@@ -30,8 +30,9 @@ __device__ __forceinline__ void unscaled(const BlockCodes<F>& codes, const Group
   }
 }
 
-__constant__ float nf4_table[16] = {kNf4Table[0], kNf4Table[1], kNf4Table[2],  kNf4Table[3],  kNf4Table[4],  kNf4Table[5],  kNf4Table[6],  kNf4Table[7],
-                                    kNf4Table[8], kNf4Table[9], kNf4Table[10], kNf4Table[11], kNf4Table[12], kNf4Table[13], kNf4Table[14], kNf4Table[15]};
+__constant__ float nf4_table[16] = {kNf4Table[0],  kNf4Table[1],  kNf4Table[2],  kNf4Table[3], kNf4Table[4],  kNf4Table[5],
+                                    kNf4Table[6],  kNf4Table[7],  kNf4Table[8],  kNf4Table[9], kNf4Table[10], kNf4Table[11],
+                                    kNf4Table[12], kNf4Table[13], kNf4Table[14], kNf4Table[15]};
 
 // One warp turns one strip x block into 16 rows of 128 bytes, through shared memory so that rows leave in
 // whole lines. The scale's power of two is undone here: dense weights stand for themselves.
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(kWarps * 32)
       const unsigned char* g = static_cast<const unsigned char*>(w.scales) +
                                (static_cast<int64_t>(strip / 8) * w.groups + group) * scale_bytes(F);
       const uint32_t s = *reinterpret_cast<const uint32_t*>(g + strip % 8 * 32 + lane / 4 * 4);
-      params.set(s, load_zeros<F>(g + kZeroOffset + strip % 8 * zero_bytes(F), lane));
+      params.set(load_zeros<F>(g + kZeroOffset + strip % 8 * zero_bytes(F), lane));
       scale = __half22float2(as_half2(s));
       scale.x *= unscale, scale.y *= unscale;
     }

@@ -37,22 +37,18 @@ __device__ __forceinline__ __nv_bfloat162 as_bf162(uint32_t v) {
   return *reinterpret_cast<__nv_bfloat162*>(&v);
 }
 
-// Scale and zero point of a lane's two rows r and r + 8 in the form its activation type needs. unscaled() makes the four registers of
-// operand A from a step's codes: code - zero, or values of NF4's table.
-template <class T, Format F = Format::kAffine4>
+// Zero points of a lane's two rows r and r + 8 in the form its activation type needs. unscaled() makes the four registers of operand A
+// from a step's codes: code - zero, or values of NF4's table.
+template <class T, Format F>
 struct GroupParams;
 
 template <>
 struct GroupParams<__half, Format::kAffine4> {
   uint32_t zero_lo, zero_hi;  // 1024 + zero of row r; -(64 + zero of row r+8)
-  __half2 scale_lo, scale_hi;
 
-  // scales: fp16 of row r (low half) and row r+8; zeros: a nibble each.
-  __device__ __forceinline__ void set(uint32_t scales, uint32_t zeros) {
+  __device__ __forceinline__ void set(uint32_t zeros) {  // a nibble each
     zero_lo = 0x64006400u | (zeros & 15u) * 0x10001u;
     zero_hi = 0xd400d400u | (zeros & 0xf0u) * 0x10001u;
-    const __half2 s = as_half2(scales);
-    scale_lo = __low2half2(s), scale_hi = __high2half2(s);
   }
   __device__ __forceinline__ void unscaled(uint32_t w, uint32_t a[4]) const {
     const __half2 sixteenth = as_half2(0x2c002c00u);
@@ -63,27 +59,15 @@ struct GroupParams<__half, Format::kAffine4> {
           as_bits(__hfma2(as_half2(and_or(w, 0x00f000f0u, 0x64006400u)), sixteenth, as_half2(zero_hi)));
     }
   }
-  // The same times the scales.
-  __device__ __forceinline__ void weights(uint32_t w, uint32_t a[4]) const {
-    unscaled(w, a);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      a[2 * i] = as_bits(__hmul2(as_half2(a[2 * i]), scale_lo));
-      a[2 * i + 1] = as_bits(__hmul2(as_half2(a[2 * i + 1]), scale_hi));
-    }
-  }
 };
 
 template <>
 struct GroupParams<__nv_bfloat16, Format::kAffine4> {
   uint32_t zero_lo, zero_hi;  // 128 + zero of row r, of row r+8
-  __nv_bfloat162 scale_lo, scale_hi;
 
-  __device__ __forceinline__ void set(uint32_t scales, uint32_t zeros) {
+  __device__ __forceinline__ void set(uint32_t zeros) {
     zero_lo = 0x43004300u | (zeros & 15u) * 0x10001u;
     zero_hi = 0x43004300u | (zeros >> 4 & 15u) * 0x10001u;
-    const float2 s = __half22float2(as_half2(scales));
-    scale_lo = __float2bfloat162_rn(s.x), scale_hi = __float2bfloat162_rn(s.y);
   }
   __device__ __forceinline__ void unscaled(uint32_t w, uint32_t a[4]) const {
 #pragma unroll
@@ -91,18 +75,13 @@ struct GroupParams<__nv_bfloat16, Format::kAffine4> {
       a[i] = as_bits(__hsub2(as_bf162(and_or(w >> 4 * i, 0x000f000fu, 0x43004300u)),
                              as_bf162(i % 2 ? zero_hi : zero_lo)));
   }
-  __device__ __forceinline__ void weights(uint32_t w, uint32_t a[4]) const {
-    unscaled(w, a);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = as_bits(__hmul2(as_bf162(a[i]), i % 2 ? scale_hi : scale_lo));
-  }
 };
 
 template <>
 struct GroupParams<__half, Format::kAffine8> {
   uint32_t zero_lo, zero_hi;  // 1024 + zero of row r, of row r+8
 
-  __device__ __forceinline__ void set(uint32_t, uint32_t zeros) {  // zeros: a byte each
+  __device__ __forceinline__ void set(uint32_t zeros) {  // a byte each
     zero_lo = 0x64006400u | (zeros & 255u) * 0x10001u;
     zero_hi = 0x64006400u | (zeros >> 8) * 0x10001u;
   }
@@ -119,7 +98,7 @@ template <>
 struct GroupParams<__nv_bfloat16, Format::kAffine8> {
   __nv_bfloat162 zero_lo, zero_hi;  // zero - 128 of row r, of row r+8
 
-  __device__ __forceinline__ void set(uint32_t, uint32_t zeros) {
+  __device__ __forceinline__ void set(uint32_t zeros) {
     zero_lo = __float2bfloat162_rn(static_cast<float>(static_cast<int>(zeros & 255u) - 128));
     zero_hi = __float2bfloat162_rn(static_cast<float>(static_cast<int>(zeros >> 8) - 128));
   }
@@ -150,7 +129,7 @@ inline constexpr uint32_t kNf4Bytes = nf4_bytes<T>(First, Byte);
 // of the two; so for the low and for the high bytes of the numbers, which then meet.
 template <class T>
 struct GroupParams<T, Format::kNf4> {
-  __device__ __forceinline__ void set(uint32_t, uint32_t) {}
+  __device__ __forceinline__ void set(uint32_t) {}
 
   template <int Byte>
   static __device__ __forceinline__ uint32_t bytes(uint32_t index, uint32_t upper) {
@@ -194,6 +173,32 @@ __device__ __forceinline__ uint32_t load_zeros(const unsigned char* strip, int l
   if constexpr (F == Format::kAffine4) return strip[lane / 4];
   return 0;
 }
+
+// The two rows' scales, as pairs.
+template <class T>
+struct GroupScales;
+
+template <>
+struct GroupScales<__half> {
+  __half2 lo, hi;  // of row r, of row r+8
+
+  __device__ __forceinline__ void set(uint32_t scales) {  // fp16 of row r (low half) and row r+8
+    const __half2 s = as_half2(scales);
+    lo = __low2half2(s), hi = __high2half2(s);
+  }
+  __device__ __forceinline__ uint32_t scaled(uint32_t a, bool upper) const { return as_bits(__hmul2(as_half2(a), upper ? hi : lo)); }
+};
+
+template <>
+struct GroupScales<__nv_bfloat16> {
+  __nv_bfloat162 lo, hi;
+
+  __device__ __forceinline__ void set(uint32_t scales) {
+    const float2 s = __half22float2(as_half2(scales));
+    lo = __float2bfloat162_rn(s.x), hi = __float2bfloat162_rn(s.y);
+  }
+  __device__ __forceinline__ uint32_t scaled(uint32_t a, bool upper) const { return as_bits(__hmul2(as_bf162(a), upper ? hi : lo)); }
+};
 
 template <class T>
 __device__ __forceinline__ uint32_t pack_pair(float lo, float hi);

@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kWarps * 32, Gemv<T, F, R, kWarps, kDepth, Tok
           for (int r = 0; r < R; ++r) {
             const unsigned char* g = bytes + G::kCodeBytes + G::kXBytes + group * G::kGroupBytes;
             const uint32_t s = *reinterpret_cast<const uint32_t*>(g + r * 32 + lane / 4 * 4);
-            params[r].set(s, load_zeros<F>(g + R * 32 + r * G::kZeroBytes, lane));
+            params[r].set(load_zeros<F>(g + R * 32 + r * G::kZeroBytes, lane));
             scale[r] = __half22float2(as_half2(s));
           }
         }

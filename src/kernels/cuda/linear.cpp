@@ -80,9 +80,9 @@ Linear::Linear(const QuantWeight& w) {
 Linear::Linear(const PackedView& view) : view_(view) { describe(); }
 
 void Linear::describe() {
-  if (!is_hopper() || view_.format != Format::kAffine4) return;
+  if (!is_hopper()) return;
   for (const int blocks : {1, 2})
-    maps_[blocks - 1] = codes_tensor_map(view_.codes, view_.strips(), view_.blocks, blocks);
+    maps_[blocks - 1] = codes_tensor_map(view_.format, view_.codes, view_.strips(), view_.blocks, blocks);
 }
 
 namespace {
@@ -130,11 +130,6 @@ bool Linear::takes_pieces(const Context& context, int64_t tokens) const {
   return choice.way == Way::kGemv && choice.tokens >= tokens;
 }
 
-bool Linear::needs_dense(const Context& context) const {
-  constexpr int64_t kMany = 4096;
-  return !context.invariant() && pick(context.traits(), view_, kMany).way == Way::kDense;
-}
-
 void Linear::run_invariant(Context& context, Act act, const Product& product, cudaStream_t stream) const {
   check_internal(plain_or_f32(product), "an invariant product with a special input or output");
   for (int64_t first = 0; first < product.tokens;) {
@@ -167,10 +162,10 @@ void Linear::run(Context& context, const Choice& choice, Act act, const Product&
       check(launch_gemv(choice.config, act, args, stream), "starting a product of few tokens");
     } else {
       check_internal(plain_or_f32(product), "a product of many tokens with a special input or output");
-      const GemmConfig& config = kGemmConfigs[choice.config];
+      const GemmConfig& config = gemm_configs(view_.format)[choice.config];
       check(launch_gemm_sm90(choice.config, act, args, choice.plan, maps_[config.blocks - 1],
                              x_tensor_map(args.x, args.tokens, view_.in, config.tokens), stream),
-            "starting a 4-bit product");
+            "starting a product");
     }
   }
 }

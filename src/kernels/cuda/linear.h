@@ -1,4 +1,4 @@
-// Linear layers y = x Wᵀ on an NVIDIA GPU, of packed weights (4-bit, 8-bit or NF4; packed once) or dense ones, run for any number of tokens.
+// Linear layers y = x Wᵀ on an NVIDIA GPU, of packed weights (pack.h: 4-bit, 8-bit, NF4) or dense ones, run for any number of tokens.
 #pragma once
 #include <memory>
 
@@ -73,8 +73,6 @@ class Linear {
   void run(Context& context, Act act, const Product& product, cudaStream_t stream) const;
   // Whether so few that norms come in pieces (Product::scaled, kResidual); never with an invariant context.
   bool takes_pieces(const Context& context, int64_t tokens) const;
-  // Whether many tokens go through the context's dense rows.
-  bool needs_dense(const Context& context) const;
   bool gives_f32(const Context& context, int64_t tokens) const { return context.invariant() || takes_pieces(context, tokens); }
   // As run(), by the way given: for the benchmark and the tests.
   void run(Context& context, const Choice& choice, Act act, const Product& product, cudaStream_t stream) const;
@@ -86,7 +84,7 @@ class Linear {
   const PackedView& view() const { return view_; }
 
  private:
-  void describe();  // affine 4-bit codes for the tensor copy engine, in boxes of one and two blocks
+  void describe();  // codes for the tensor copy engine, in boxes of one and two blocks
   void run_invariant(Context& context, Act act, const Product& product, cudaStream_t stream) const;
   void run_dense(Context& context, Act act, const Product& product, cudaStream_t stream) const;
 

@@ -18,8 +18,8 @@ PackedView view_of(const QuantWeight& w) {
   const std::optional<Format> format = packed_format(w);
   if (!format)
     fail(Code::kUnsupported,
-         "CUDA linear: weights {} [{}, {}]: expected NF4 or affine codes with integer zero points or none and 16-bit inputs, groups of 32 or of a "
-         "multiple of 64 columns, and at most {} rows and columns",
+         "CUDA linear: weights {} [{}, {}]: expected NF4 or affine codes with integer zero points or none and 16-bit inputs, groups of 32 "
+         "or of a multiple of 64 columns, and at most {} rows and columns",
          s.text(), w.rows, w.cols, kLargest);
   const int64_t group = s.group_size(w.cols);
   PackedView view;

@@ -38,7 +38,7 @@ int gemv8_config(const DeviceTraits& device, const PackedView& w, int64_t tokens
 
 int gemm_config(const PackedView& w, int64_t tokens) {
   for (int i = 0; i < kGemmCount - 1; ++i)
-    if (tokens <= kGemmConfigs[i].tokens) return i;
+    if (tokens <= kGemmConfigs[i].tokens) return i;  // of every format
   // Tiles of 256 tokens read less of x, of 128 fill the device sooner.
   const int64_t tiles = w.panels() * ((tokens + 255) / 256);
   return tiles >= 96 || w.in >= 8192 ? kGemmCount - 1 : kGemmCount - 2;
@@ -46,7 +46,9 @@ int gemm_config(const PackedView& w, int64_t tokens) {
 
 // GEMVs whose warps share out the columns alike, by tokens: they differ in how many columns the tokens fill of one instruction.
 constexpr int kAlikeGemvs[] = {2, 3, 6, 8, 10}, kAlikeGemv8s[] = {1, 2, 4, 6, 8};
-constexpr std::span<const int> alike_gemvs(Format f) { return f == Format::kAffine8 ? std::span<const int>(kAlikeGemv8s) : std::span<const int>(kAlikeGemvs); }
+constexpr std::span<const int> alike_gemvs(Format f) {
+  return f == Format::kAffine8 ? std::span<const int>(kAlikeGemv8s) : std::span<const int>(kAlikeGemvs);
+}
 constexpr bool are_alike(Format f) {
   return std::ranges::all_of(alike_gemvs(f), [f](int i) { return gemv_configs(f)[i].warps == 8 && gemv_configs(f)[i].split == 1; });
 }
@@ -64,11 +66,10 @@ Choice alike_gemv(const DeviceTraits& device, const PackedView& w, int64_t token
 }
 
 // The narrowest tile that holds all tokens, else the widest.
-template <size_t Count>
-Choice fixed_gemm(const GemmConfig (&configs)[Count], const PackedView& w, int64_t tokens) {
+Choice fixed_gemm(std::span<const GemmConfig> configs, const PackedView& w, int64_t tokens) {
   Choice choice;
   choice.way = Way::kGemm;
-  while (choice.config + 1 < static_cast<int>(Count) && configs[choice.config].tokens < tokens) ++choice.config;
+  while (choice.config + 1 < static_cast<int>(configs.size()) && configs[choice.config].tokens < tokens) ++choice.config;
   const GemmConfig& config = configs[choice.config];
   const int units = w.blocks / 2;
   choice.tokens = static_cast<int>(fixed_tokens(w.panels(), fixed_parts(w.panels(), units), tokens, config.tokens));
@@ -79,7 +80,7 @@ Choice fixed_gemm(const GemmConfig (&configs)[Count], const PackedView& w, int64
 }  // namespace
 
 Choice pick_invariant(const DeviceTraits& device, const PackedView& w, int64_t tokens) {
-  return device.hopper && w.format == Format::kAffine4 ? fixed_gemm(kGemmConfigs, w, tokens) : alike_gemv(device, w, tokens);
+  return device.hopper ? fixed_gemm(gemm_configs(w.format), w, tokens) : alike_gemv(device, w, tokens);
 }
 
 Choice pick_invariant_dense(const PackedView& w, int64_t tokens) { return fixed_gemm(kDenseGemmConfigs, w, tokens); }
@@ -109,32 +110,19 @@ GemmPlan plan_gemm(const DeviceTraits& device, const PackedView& w, int64_t toke
   return plan;
 }
 
-namespace {
-
-// So many tokens go through the GEMV, 16 at a time: where there is no GEMM for a format, each 16 tokens read W once more, and its way
-// through dense rows writes and reads 16 bits a weight besides.
-int64_t gemv_limit(const DeviceTraits& device, const PackedView& w) {
-  if (w.format != Format::kAffine4 && device.hopper) return 64;
-  const bool large = int64_t{w.out} * w.in >= 100'000'000;
-  return large && device.hopper ? 8 : 16;
-}
-
-}  // namespace
-
 Choice pick(const DeviceTraits& device, const PackedView& w, int64_t tokens) {
   Choice choice;
   choice.tokens = static_cast<int>(tokens);
-  if (tokens <= gemv_limit(device, w)) {
-    const int64_t most = std::min<int64_t>(tokens, 16);
+  const bool large = int64_t{w.out} * w.in >= 100'000'000;
+  if (tokens <= 8 || (tokens <= 16 && !(large && device.hopper))) {
     choice.way = Way::kGemv;
-    choice.tokens = static_cast<int>(most);
-    choice.config = w.format == Format::kAffine8 ? gemv8_config(device, w, most) : gemv_config(device, w, most);
+    choice.config = w.format == Format::kAffine8 ? gemv8_config(device, w, tokens) : gemv_config(device, w, tokens);
     // Compute capability 8.6 and 8.9: fewer at a time.
     if (gemv_shared_bytes(choice.config, w) > device.shared_bytes) return alike_gemv(device, w, tokens);
-  } else if (device.hopper && w.format == Format::kAffine4) {
+  } else if (device.hopper) {
     choice.way = Way::kGemm;
     choice.config = gemm_config(w, tokens);
-    choice.plan = plan_gemm(device, w, tokens, kGemmConfigs[choice.config]);
+    choice.plan = plan_gemm(device, w, tokens, gemm_configs(w.format)[choice.config]);
   }
   return choice;
 }

@@ -12,7 +12,7 @@ struct DeviceTraits {
 
 enum class Way : uint8_t {
   kGemv,   // gemv.cuh, config of gemv_configs()
-  kGemm,   // gemm_sm90.cuh (affine 4-bit codes), config of kGemmConfigs, dealt out as plan says
+  kGemm,   // gemm_sm90.cuh, config of gemm_configs(), dealt out as plan says
   kDense,  // dequantize slices and multiply them with cuBLAS
 };
 

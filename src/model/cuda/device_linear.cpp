@@ -87,16 +87,10 @@ QuantWeight paired(const QuantWeight& gate, const QuantWeight& up) {
   return all;
 }
 
-// Whether the packed form is used.
-bool packs(const QuantWeight& w, bool invariant) {
-  const auto format = cuda::packed_format(w);
-  return format && (!invariant || *format == cuda::Format::kAffine4);
-}
-
 // Whether all parts are quantized alike, in a way that a kernel takes.
-bool stored_alike(const std::vector<const WeightSource*>& parts, bool invariant) {
+bool stored_alike(const std::vector<const WeightSource*>& parts) {
   const auto* first = std::get_if<QuantWeight>(parts[0]);
-  if (first == nullptr || !(packs(*first, invariant) || cuda::Int8Linear::takes(*first))) return false;
+  if (first == nullptr || !(cuda::packed_format(*first) || cuda::Int8Linear::takes(*first))) return false;
   return std::all_of(parts.begin(), parts.end(), [&](const WeightSource* source) {
     const auto* q = std::get_if<QuantWeight>(source);
     return q != nullptr && q->scheme == first->scheme && q->scale_dtype == first->scale_dtype;
@@ -105,7 +99,7 @@ bool stored_alike(const std::vector<const WeightSource*>& parts, bool invariant)
 
 }  // namespace
 
-DeviceLinear make_linear(const BlockSpec& spec, const BlockWeights& weights, Site site, Act act, bool invariant) {
+DeviceLinear make_linear(const BlockSpec& spec, const BlockWeights& weights, Site site, Act act) {
   std::vector<const WeightSource*> parts;
   DeviceLinear linear;
   bool biased = false;
@@ -119,7 +113,7 @@ DeviceLinear make_linear(const BlockSpec& spec, const BlockWeights& weights, Sit
   if (linear.in % 8 != 0 || linear.out % 8 != 0)
     fail(Code::kUnsupported, "--device cuda: '{}': expected inputs and outputs in multiples of 8, got {} and {}", spec.prefix,
          linear.in, linear.out);
-  const bool alike = stored_alike(parts, invariant);
+  const bool alike = stored_alike(parts);
   if (alike) {
     std::vector<const QuantWeight*> quantized;
     for (const WeightSource* p : parts) quantized.push_back(&std::get<QuantWeight>(*p));

@@ -38,13 +38,9 @@ struct DeviceLinear {
   int strips() const { return packed ? packed->strips() : dense->strips(); }
   int64_t bytes() const { return packed ? packed->bytes() : int8 ? int8->bytes() : rows.bytes(); }
   const char* kernel() const;  // null: dense
-  // Whether products of many tokens go through cuda::Context::dense().
-  bool needs_dense(const cuda::Context& context) const { return packed && packed->needs_dense(context); }
 };
 
-// The linears of a block that read a site. invariant: for a context that is, where 8-bit and NF4 weights are dense, since their
-// packed form would read the weights once for each 16 tokens of a prompt. Throws kUnsupported for inputs and outputs that are no
-// multiples of 8.
-DeviceLinear make_linear(const BlockSpec& spec, const BlockWeights& weights, Site site, cuda::Act act, bool invariant);
+// The linears of a block that read a site. Throws kUnsupported for inputs and outputs that are no multiples of 8.
+DeviceLinear make_linear(const BlockSpec& spec, const BlockWeights& weights, Site site, cuda::Act act);
 
 }  // namespace awq

@@ -85,10 +85,10 @@ class CudaModel : public DeviceModel {
     b.input_norm = norm(spec.input_norm), b.post_norm = norm(spec.post_norm);
     b.q_norm = norm(spec.q_norm), b.k_norm = norm(spec.k_norm);
     b.window = static_cast<int>(spec.window);
-    b.qkv = make_linear(spec, weights, Site::kAttentionIn, act_, context_.invariant());
-    b.o = make_linear(spec, weights, Site::kAttentionOut, act_, context_.invariant());
-    b.gate_up = make_linear(spec, weights, Site::kMlpIn, act_, context_.invariant());
-    b.down = make_linear(spec, weights, Site::kMlpDown, act_, context_.invariant());
+    b.qkv = make_linear(spec, weights, Site::kAttentionIn, act_);
+    b.o = make_linear(spec, weights, Site::kAttentionOut, act_);
+    b.gate_up = make_linear(spec, weights, Site::kMlpIn, act_);
+    b.down = make_linear(spec, weights, Site::kMlpDown, act_);
     blocks_.push_back(std::move(b));
   }
 
@@ -118,10 +118,6 @@ class CudaModel : public DeviceModel {
         put(head_zeros_, 0, zeros.data(), head_zeros_.bytes());
       }
     }
-    // Before a cache takes the memory.
-    for (const DeviceBlock& b : blocks_)
-      for (const DeviceLinear* l : {&b.qkv, &b.o, &b.gate_up, &b.down})
-        if (l->needs_dense(context_)) context_.dense(cuda::Context::kDenseBytes);
     check(cudaDeviceSynchronize(), "copying to the device");
   }
 
