@@ -23,7 +23,7 @@ struct Options {
   BenchShape shape;
   RandomWeights random;
   int head_bits = 0;
-  bool no_fuse = false, kernels = false, invariant = false;
+  bool no_fuse = false, kernels = false, invariant = false, nf4 = false;
 };
 
 LoadOptions load_options(const Options& o, const Context& context) {
@@ -187,6 +187,7 @@ void add_random_options(CLI::App& command, Options& o) {
       ->capture_default_str()
       ->group(group);
   command.add_flag("--int8-activations", o.random.int8_activations, "8 bits with inputs in int8, as SmoothQuant's models run")->group(group);
+  command.add_flag("--nf4", o.nf4, "NF4 in blocks of 64")->group(group);
   command.add_option("--group-size", o.random.group, "columns that share a scale; -1: whole rows")
       ->check(CLI::IsMember({-1, 32, 64, 128}))
       ->type_name("N")
@@ -218,7 +219,9 @@ void add_bench(CLI::App& app, Context& context) {
   command.parse_complete_callback([o] {
     if (o->random_weights.empty() == o->model.empty())
       throw CLI::ValidationError("bench", "expected MODEL or --random-weights config.json, one of them");
+    if (o->nf4 && o->random.int8_activations) throw CLI::ValidationError("bench", "expected --nf4 or --int8-activations, one of them");
     if (o->random.int8_activations) o->random.bits = 8;
+    if (o->nf4) o->random.bits = 4, o->random.code = CodeKind::kNf4;
   });
 }
 

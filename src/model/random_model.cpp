@@ -74,7 +74,10 @@ WeightSource random_weight(int64_t out, int64_t in, const RandomWeights& weights
   QuantWeight w;
   w.scheme = {.bits = weights.bits, .group = weights.group, .zero = ZeroKind::kInteger};
   if (weights.int8_activations) w.scheme = {.bits = 8, .group = -1, .zero = ZeroKind::kNone, .activations = Activations::kInt8Token};
-  if (weights.code == CodeKind::kNf4) w.scheme = {CodeKind::kNf4, 4, 64, ZeroKind::kNone};
+  if (weights.code == CodeKind::kNf4) {
+    w.scheme = {CodeKind::kNf4, 4, 64, ZeroKind::kNone};
+    if (in % w.scheme.group != 0) fail(Code::kBadArgument, "nf4: expected inputs of linears in multiples of {}, got {}", w.scheme.group, in);
+  }
   w.rows = out;
   w.cols = in;
   const int top = w.scheme.max_code(), middle = 1 << (weights.bits - 1);
