@@ -25,7 +25,7 @@ struct Options {
   SamplingParams sampling;
   RandomWeights random;
   int head_bits = 0;
-  bool no_fuse = false, kernels = false, invariant = false;
+  bool no_fuse = false, kernels = false, invariant = false, nf4 = false;
 };
 
 LoadOptions load_options(const Options& o, const Context& context) {
@@ -192,6 +192,7 @@ void add_random_options(CLI::App& command, Options& o) {
       ->capture_default_str()
       ->group(group);
   command.add_flag("--int8-activations", o.random.int8_activations, "8 bits with inputs in int8, as SmoothQuant's models run")->group(group);
+  command.add_flag("--nf4", o.nf4, "NF4 in blocks of 64")->group(group);
   command.add_option("--group-size", o.random.group, "columns that share a scale; -1: whole rows")
       ->check(CLI::IsMember({-1, 32, 64, 128}))
       ->type_name("N")
@@ -225,10 +226,12 @@ void add_bench(CLI::App& app, Context& context) {
   command.parse_complete_callback([o, &command] {
     if (o->random_weights.empty() == o->model.empty())
       throw CLI::ValidationError("bench", "expected MODEL or --random-weights config.json, one of them");
+    if (o->nf4 && o->random.int8_activations) throw CLI::ValidationError("bench", "expected --nf4 or --int8-activations, one of them");
     if (o->random.int8_activations) o->random.bits = 8;
     // Without any of these a step ends with the likeliest token on a device, with logits on the CPU.
     const bool samples = command.count("--temperature") > 0 || o->sampling.repetition_penalty != 1 || o->shape.host_sampling;
     if (samples) o->shape.sampling = o->sampling;
+    if (o->nf4) o->random.bits = 4, o->random.code = CodeKind::kNf4;
   });
 }
 

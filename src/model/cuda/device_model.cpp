@@ -9,6 +9,7 @@
 #include <optional>
 #include <tuple>
 
+#include "kernels/cuda/pack.h"
 #include "kernels/cuda/step.h"
 #include "kernels/devices.h"
 #include "model/cuda/device_linear.h"
@@ -84,7 +85,7 @@ class CudaModel : public DeviceModel {
       if (!config_->tied) head_dense_ = uploaded(head.to(act_dtype(act_)));
     } else {
       const QuantWeight w = round_table(head, head_bits);
-      if (head_bits == 4 && packs(w)) {
+      if (head_bits == 4 && cuda::packed_format(w) == cuda::Format::kAffine4) {
         head4_.emplace(w);
       } else {
         head_bits_ = 8;
