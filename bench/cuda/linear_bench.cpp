@@ -1,6 +1,7 @@
 // 4-bit linears beside cuBLAS fp16 on the shapes of Llama-3 8B and 70B, checked against products in double.
-// Prints tables for docs/benchmarks.md. Usage: cuda_linear_bench [TOKENS[,TOKENS...]] [--all] [--int8]
-// --all: every kernel, not only the picked one; --int8: int8 weights and inputs instead
+// Prints tables for docs/benchmarks.md. Usage: cuda_linear_bench [TOKENS[,TOKENS...]] [--all] [--w8] [--nf4] [--int8]
+// --all: every kernel, not only the picked one; instead of 4 bits in groups of 128: --w8: 8 bits in groups of 128; --nf4: NF4 in blocks
+// of 64; --int8: int8 weights and inputs
 //
 // Cold: calls rotate over copies of the weight that together exceed the L2 cache several times. Calls are
 // captured into graphs; the time is the median over replays, divided by the calls in a graph. Every
@@ -32,7 +33,8 @@ using cuda::Choice;
 using cuda::Way;
 
 constexpr int64_t kRotation = int64_t{200} << 20;  // bytes of weights between two uses of the same copy
-constexpr int kGroup = 128;
+
+constexpr int group_of(cuda::Format format) { return format == cuda::Format::kNf4 ? 64 : 128; }
 
 struct Shape {
   const char* name;
@@ -107,17 +109,18 @@ struct Weights {
   std::vector<Buffer> codes, scales, dense;
   std::vector<cuda::Linear> packed;
 
-  explicit Weights(const Shape& s) {
+  Weights(const Shape& s, cuda::Format format) {
+    const int group = group_of(format);
     cuda::PackedView view;
-    view.out = s.out, view.in = s.in, view.blocks = s.in / cuda::kBlockCols, view.groups = s.in / kGroup;
-    view.group_blocks = kGroup / cuda::kBlockCols, view.out_scale = 0x1p-16f;
-    const int64_t code_bytes = int64_t{view.strips()} * view.blocks * cuda::kFragmentBytes;
-    const int64_t scale_blocks = int64_t{view.panels()} * view.groups,
-                  dense_bytes = int64_t{s.out} * s.in * 2;
+    view.format = format;
+    view.out = s.out, view.in = s.in, view.blocks = s.in / cuda::kBlockCols, view.groups = s.in / group;
+    view.group_blocks = group / cuda::kBlockCols, view.out_scale = 0x1p-16f;
+    const int64_t code_bytes = view.codes_bytes();
+    const int64_t dense_bytes = int64_t{s.out} * s.in * 2;
     for (int64_t i = 0; i * code_bytes < kRotation; ++i) {
-      codes.emplace_back(code_bytes), scales.emplace_back(scale_blocks * cuda::kScaleBytes);
+      codes.emplace_back(code_bytes), scales.emplace_back(view.scales_bytes());
       fill_bits(codes.back().data(), code_bytes, 2 * i + 1);
-      fill_scales(scales.back().data(), scale_blocks, 2 * i + 2);
+      fill_scales(format, scales.back().data(), int64_t{view.panels()} * view.groups, 2 * i + 2);
       view.codes = codes.back().data(), view.scales = scales.back().data();
       packed.emplace_back(view);
       if (i * dense_bytes >= kRotation) continue;
@@ -212,26 +215,27 @@ class Cell {
   Timer::Graph cublas_;
 };
 
-std::string name_of(const Choice& c) {
+std::string name_of(const Choice& c, cuda::Format format) {
   if (c.way == Way::kDense) return "dense";
   if (c.way == Way::kGemm) {
-    const auto& g = cuda::kGemmConfigs[c.config];
+    const auto& g = cuda::gemm_configs(format)[c.config];
     return fmt::format("gemm{} {}x{}+{}", g.tokens, c.plan.workers, c.plan.whole, c.plan.share);
   }
-  const auto& g = cuda::kGemvConfigs[c.config];
+  const auto& g = cuda::gemv_configs(format)[c.config];
   return fmt::format("gemv{} r{} w{} d{}{}", g.tokens, g.strips, g.warps, g.depth, g.split > 1 ? " k2" : "");
 }
 
 std::vector<Choice> all_choices(const cuda::DeviceTraits& device, const cuda::PackedView& w, int tokens) {
   std::vector<Choice> choices;
-  for (int i = 0; i < cuda::kGemvCount; ++i) {
-    const int most = cuda::kGemvConfigs[i].tokens;
+  for (int i = 0; i < cuda::gemv_count(w.format); ++i) {
+    const int most = cuda::gemv_configs(w.format)[i].tokens;
     if (tokens <= most && most < 2 * tokens) choices.push_back({Way::kGemv, i, tokens, {}});
   }
   for (int i = 0; i < cuda::kGemmCount && device.hopper; ++i) {
-    const int most = cuda::kGemmConfigs[i].tokens;
+    const cuda::GemmConfig& config = cuda::gemm_configs(w.format)[i];
+    const int most = config.tokens;
     if (tokens > 8 && most <= 2 * tokens && tokens <= 4 * most)
-      choices.push_back({Way::kGemm, i, tokens, cuda::plan_gemm(device, w, tokens, cuda::kGemmConfigs[i])});
+      choices.push_back({Way::kGemm, i, tokens, cuda::plan_gemm(device, w, tokens, config)});
   }
   if (tokens > 64) choices.push_back({Way::kDense, 0, tokens, {}});
   return choices;
@@ -292,7 +296,7 @@ void run_int8(const std::vector<int>& tokens, cuda::Context& context, Timer& tim
   for (const auto& [t, mean] : means) std::printf("| %d | %.3f |\n", t, std::exp(mean.first / mean.second));
 }
 
-int run(const std::vector<int>& tokens, bool all, bool int8) {
+int run(const std::vector<int>& tokens, bool all, bool int8, cuda::Format format) {
   if (cuda_devices().empty()) {
     std::printf("%s\n", cuda_absence().c_str());
     return 0;
@@ -312,7 +316,7 @@ int run(const std::vector<int>& tokens, bool all, bool int8) {
   std::map<int, std::pair<double, int>> means;
   bool right = true;
   for (const Shape& shape : kShapes) {
-    Weights weights(shape);
+    Weights weights(shape, format);
     const auto& view = weights.packed[0].view();
     for (const int t : tokens) {
       Cell cell(shape, weights, t, context, timer);
@@ -325,15 +329,15 @@ int run(const std::vector<int>& tokens, bool all, bool int8) {
         std::fflush(stdout);
         right = right && row.error < 5e-4;
       };
-      const auto* peer = std::find(std::begin(kPeerTokens), std::end(kPeerTokens), t);
+      const auto* peer = format == cuda::Format::kAffine4 ? std::find(std::begin(kPeerTokens), std::end(kPeerTokens), t) : std::end(kPeerTokens);
       const Row row = cell.measure(nullptr);
       const double bf16 = cell.measure(nullptr, cuda::Act::kBF16).us;
       print(row, peer == std::end(kPeerTokens) ? "" : fmt::format("{:.2f}", shape.peer[peer - kPeerTokens]),
-            fmt::format("{:.2f}", bf16), name_of(cuda::pick(context.traits(), view, t)));
+            fmt::format("{:.2f}", bf16), name_of(cuda::pick(context.traits(), view, t), format));
       means[t].first += std::log(row.ratio()), ++means[t].second;
       if (!all) continue;
       for (const Choice& c : all_choices(context.traits(), view, t))
-        print(cell.measure(&c), "", "", "- " + name_of(c));
+        print(cell.measure(&c), "", "", "- " + name_of(c, format));
     }
   }
   std::printf("\n| tokens | geometric mean of speed over cuBLAS fp16 |\n|---|---|\n");
@@ -348,6 +352,7 @@ int run(const std::vector<int>& tokens, bool all, bool int8) {
 int main(int argc, char** argv) {
   std::vector<int> tokens;
   bool all = false, int8 = false;
+  awq::cuda::Format format = awq::cuda::Format::kAffine4;
   for (int i = 1; i < argc; ++i) {
     if (std::string(argv[i]) == "--all") {
       all = true;
@@ -355,6 +360,10 @@ int main(int argc, char** argv) {
     }
     if (std::string(argv[i]) == "--int8") {
       int8 = true;
+      continue;
+    }
+    if (std::string(argv[i]) == "--w8" || std::string(argv[i]) == "--nf4") {
+      format = argv[i][2] == 'w' ? awq::cuda::Format::kAffine8 : awq::cuda::Format::kNf4;
       continue;
     }
     for (const char* p = argv[i]; *p != '\0'; p += *p == ',') {
@@ -369,7 +378,7 @@ int main(int argc, char** argv) {
   }
   if (tokens.empty()) tokens = {1, 4, 16, 64, 256, 1024, 4096};
   try {
-    return awq::bench::run(tokens, all, int8);
+    return awq::bench::run(tokens, all, int8, format);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "cuda_linear_bench: %s\n", e.what());
     return 1;

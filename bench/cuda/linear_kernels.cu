@@ -2,6 +2,10 @@
 
 #include <cuda_fp16.h>
 
+#include <algorithm>
+
+#include "kernels/cuda/nf4.h"
+
 namespace awq::bench {
 namespace {
 
@@ -22,28 +26,36 @@ __global__ void each(int64_t n, Body body) {
     body(i);
 }
 
-__device__ double weight(const cuda::PackedView& w, int row, int col) {
-  const int r = row % 16, k = col % 64, c = k % 16, strip = row / 16;
-  const int64_t word =
-      (static_cast<int64_t>(strip) * w.blocks + col / 64) * 128 + (r % 8 * 4 + c % 8 / 2) * 4 + k / 16;
-  const int code = static_cast<const uint32_t*>(w.codes)[word] >> (c % 2 * 16 + c / 8 * 8 + r / 8 * 4) & 15;
+struct Table {
+  float values[16];
+};
+
+__device__ double weight(const cuda::PackedView& w, const Table& nf4, int row, int col) {
+  const int r = row % 16, k = col % 64, c = k % 16, strip = row / 16, lane = r % 8 * 4 + c % 8 / 2;
+  const int64_t block = static_cast<int64_t>(strip) * w.blocks + col / 64;
   const auto* g =
       static_cast<const unsigned char*>(w.scales) +
-      (static_cast<int64_t>(row / 128) * w.groups + col / 64 / w.group_blocks) * cuda::kScaleBytes;
+      (static_cast<int64_t>(row / 128) * w.groups + col / 64 / w.group_blocks) * cuda::scale_bytes(w.format);
   const int pair = strip % 8 * 8 + r % 8;
-  const int zero = g[cuda::kZeroOffset + pair] >> (r / 8 * 4) & 15;
-  return (code - zero) *
-         static_cast<double>(__half2float(reinterpret_cast<const __half*>(g)[pair * 2 + r / 8])) *
-         w.out_scale;
+  const double scale = static_cast<double>(__half2float(reinterpret_cast<const __half*>(g)[pair * 2 + r / 8])) * w.out_scale;
+  if (w.format == cuda::Format::kAffine8) {
+    const int code = static_cast<const unsigned char*>(
+        w.codes)[block * 1024 + k / 32 * 512 + lane * 16 + k / 16 % 2 * 8 + c / 8 * 4 + r / 8 * 2 + c % 2];
+    return (code - g[cuda::kZeroOffset + pair * 2 + r / 8]) * scale;
+  }
+  const uint32_t word = static_cast<const uint32_t*>(w.codes)[block * 128 + lane * 4 + k / 16];
+  if (w.format == cuda::Format::kNf4) return nf4.values[word >> (c / 8 * 16 + r / 8 * 8 + c % 2 * 4) & 15] * scale;
+  const int code = word >> (c % 2 * 16 + c / 8 * 8 + r / 8 * 4) & 15, zero = g[cuda::kZeroOffset + pair] >> (r / 8 * 4) & 15;
+  return (code - zero) * scale;
 }
 
-__global__ void reference_kernel(cuda::PackedView w, const __half* x, const int* tokens, int sampled,
+__global__ void reference_kernel(cuda::PackedView w, Table nf4, const __half* x, const int* tokens, int sampled,
                                  double* ref) {
   const int row = blockIdx.x * (kThreads / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= w.out) return;
   double sum[kSampledTokens] = {};
   for (int k = lane; k < w.in; k += 32) {
-    const double v = weight(w, row, k);
+    const double v = weight(w, nf4, row, k);
     for (int t = 0; t < sampled; ++t)
       sum[t] += v * static_cast<double>(__half2float(x[static_cast<int64_t>(tokens[t]) * w.in + k]));
   }
@@ -60,10 +72,11 @@ void fill_bits(void* data, int64_t bytes, uint64_t seed) {
   each<<<kBlocks, kThreads>>>(bytes / 8, [=] __device__(int64_t i) { words[i] = mix(mix(seed) + i); });
 }
 
-void fill_scales(void* data, int64_t blocks, uint64_t seed) {
+void fill_scales(cuda::Format format, void* data, int64_t blocks, uint64_t seed) {
   auto* bytes = static_cast<unsigned char*>(data);
-  each<<<kBlocks, kThreads>>>(blocks * cuda::kScaleBytes, [=] __device__(int64_t i) {
-    const int at = static_cast<int>(i % cuda::kScaleBytes);
+  const int each_bytes = cuda::scale_bytes(format);
+  each<<<kBlocks, kThreads>>>(blocks * each_bytes, [=] __device__(int64_t i) {
+    const int at = static_cast<int>(i % each_bytes);
     const uint64_t r = mix(mix(seed) + i);
     if (at >= cuda::kZeroOffset)
       bytes[i] = static_cast<unsigned char>(r);
@@ -83,8 +96,10 @@ void fill_normal(void* fp16, int64_t count, uint64_t seed) {
 }
 
 void reference(const cuda::PackedView& w, const void* x, const int* tokens, int sampled, double* ref) {
+  Table nf4;
+  std::copy_n(cuda::kNf4Table, 16, nf4.values);
   reference_kernel<<<(w.out + kThreads / 32 - 1) / (kThreads / 32), kThreads>>>(
-      w, static_cast<const __half*>(x), tokens, sampled, ref);
+      w, nf4, static_cast<const __half*>(x), tokens, sampled, ref);
 }
 
 void compare(const void* y, int64_t tokens, int out, const double* ref, const int* sampled_tokens,

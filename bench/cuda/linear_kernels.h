@@ -8,8 +8,8 @@
 namespace awq::bench {
 
 void fill_bits(void* data, int64_t bytes, uint64_t seed);
-// fp16 scales between 20 and 220 and random zero points in the layout of layout.h.
-void fill_scales(void* data, int64_t blocks, uint64_t seed);
+// fp16 scales between 20 and 220 and random zero points in the layout of layout.h, for so many panels x groups.
+void fill_scales(cuda::Format format, void* data, int64_t blocks, uint64_t seed);
 void fill_normal(void* fp16, int64_t count, uint64_t seed);
 
 constexpr int kSampledTokens = 8;

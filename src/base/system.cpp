@@ -2,6 +2,7 @@
 
 #include <cpuid.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -88,6 +89,12 @@ void write_all(int fd, std::string_view bytes, const std::filesystem::path& path
 int64_t peak_rss_bytes() { return std::max<int64_t>(0, proc_kib("/proc/self/status", "VmHWM:")); }
 
 int64_t rss_bytes() { return std::max<int64_t>(0, proc_kib("/proc/self/status", "VmRSS:")); }
+
+void return_freed_memory() {
+#ifdef __GLIBC__
+  ::malloc_trim(0);
+#endif
+}
 
 int64_t available_ram_bytes() {
   int64_t ram = proc_kib("/proc/meminfo", "MemAvailable:");

@@ -9,6 +9,8 @@ namespace awq {
 
 int64_t peak_rss_bytes();       // highest resident set of this process so far (VmHWM)
 int64_t rss_bytes();            // resident set now
+// Gives back what the heap keeps of freed memory: after loading a model that is tens of MiB which nothing would use again.
+void return_freed_memory();
 int64_t available_ram_bytes();  // MemAvailable, capped by the cgroup limit
 int64_t free_disk_bytes(const std::filesystem::path& path);  // for the nearest existing parent
 

@@ -7,6 +7,7 @@
 
 #include "base/progress.h"
 #include "base/system.h"
+#include "base/thread_pool.h"
 
 namespace awq::cli {
 namespace {
@@ -19,13 +20,20 @@ double median(std::vector<double> v) {
 // Sequences side by side in one cache: sequence s has the pages from s * pages_each on.
 class Driver {
  public:
-  Driver(const Model& model, int64_t sequences, int64_t tokens_each, DType dtype)
+  Driver(const Model& model, const BenchShape& shape)
       : model_(model),
-        pages_each_((tokens_each + kPageTokens - 1) / kPageTokens),
-        cache_(model, sequences * pages_each_, dtype),
-        pages_(static_cast<size_t>(sequences * pages_each_)) {
+        pages_each_((std::max(shape.prompt, shape.context + shape.decode) + kPageTokens - 1) / kPageTokens),
+        host_sampling_(shape.host_sampling),
+        cache_(model, shape.batch * pages_each_, shape.kv_dtype),
+        pages_(static_cast<size_t>(shape.batch * pages_each_)) {
     for (size_t i = 0; i < pages_.size(); ++i) pages_[i] = static_cast<int32_t>(i);
-    logits_.resize(static_cast<size_t>(sequences * model.config().vocab));
+    logits_.resize(static_cast<size_t>(shape.batch * model.config().vocab));
+    if (!shape.sampling) return;
+    for (int64_t i = 0; i < shape.batch; ++i) {
+      SamplingParams params = *shape.sampling;
+      params.seed += static_cast<uint64_t>(i);
+      samplers_.emplace_back(params, model.config().vocab);
+    }
   }
   int64_t cache_bytes() const { return cache_.bytes(); }
   bool on_device() const { return model_.device() != nullptr; }
@@ -45,6 +53,7 @@ class Driver {
         positions_.push_back(static_cast<int32_t>(past + i));
       }
     }
+    if (tokens == 1 && logits && !samplers_.empty()) return sample();
     // On a device the choice of the next token belongs to the step: no logits leave it.
     if (model_.device() != nullptr && tokens == 1 && logits) {
       next_.resize(static_cast<size_t>(count));
@@ -56,15 +65,47 @@ class Driver {
     for (int64_t s = 0; s < count; ++s)
       model_.logits(hidden_.data() + ((s + 1) * tokens - 1) * hidden, 1, logits_.data() + s * vocab);
   }
+  double host_draws() const { return draws_ == 0 ? 0 : static_cast<double>(host_draws_) / static_cast<double>(draws_); }
 
  private:
+  // The step's token of every sequence, as the engine does it.
+  void sample() {
+    const auto vocab = static_cast<size_t>(model_.config().vocab);
+    model_.forward({ids_, positions_, spans_}, &cache_, scratch_, states_);
+    asked_.clear();
+    for (size_t s = 0; s < spans_.size(); ++s) {
+      asked_.push_back(host_sampling_ ? RowDraw{} : samplers_[s].plan().value_or(RowDraw{}));
+      asked_.back().row = static_cast<int64_t>(s);
+    }
+    model_.draw(states_, asked_, answers_);
+    std::vector<float*> rows(spans_.size());  // of logits, where there is no token
+    float* row = answers_.logits.data();
+    for (size_t s = 0; s < rows.size(); ++s)
+      if (answers_.tokens[s] < 0) rows[s] = row, row += vocab, ++host_draws_;
+    draws_ += static_cast<int64_t>(rows.size());
+    parallel_for(static_cast<int64_t>(rows.size()), [&](int64_t i) {
+      const auto s = static_cast<size_t>(i);
+      if (rows[s] != nullptr)
+        answers_.tokens[s] = samplers_[s].draw({rows[s], vocab});
+      else
+        samplers_[s].count_draw();
+      samplers_[s].accept(answers_.tokens[s]);
+    });
+  }
+
   const Model& model_;
   int64_t pages_each_;
+  bool host_sampling_;
   KvCache cache_;
   std::vector<int32_t> pages_, ids_, positions_, next_;
   std::vector<SpanView> spans_;
   Scratch scratch_;
   std::vector<float> hidden_, logits_;
+  std::vector<Sampler> samplers_;
+  States states_;
+  std::vector<RowDraw> asked_;
+  DrawnRows answers_;
+  int64_t draws_ = 0, host_draws_ = 0;
 };
 
 constexpr int64_t kPromptChunk = 512;  // as the engine reads prompts
@@ -89,7 +130,7 @@ double linear_ops(const ModelConfig& c) {
 BenchResult run_bench(const Model& model, const BenchShape& shape) {
   const ModelConfig& config = model.config();
   BenchResult result;
-  Driver driver(model, shape.batch, std::max(shape.prompt, shape.context + shape.decode), shape.kv_dtype);
+  Driver driver(model, shape);
   result.cache_bytes = driver.cache_bytes();
   if (shape.prompt > 0) {
     read_prompt(driver, 0, shape.prompt);  // warm-up
@@ -116,10 +157,12 @@ BenchResult run_bench(const Model& model, const BenchShape& shape) {
     }
     result.decode_step_seconds = median(seconds) / static_cast<double>(shape.decode);
     result.decode_tokens_per_s = static_cast<double>(shape.batch) / result.decode_step_seconds;
+    result.host_draws = driver.host_draws();
   }
   const int64_t token_bytes = KvCache::page_bytes(model, shape.kv_dtype) / kPageTokens;
   result.bytes_per_step =
       model.decode_bytes() + shape.batch * token_bytes * (shape.context + shape.decode / 2);
+  result.rss_bytes = rss_bytes();
   return result;
 }
 

@@ -1,11 +1,13 @@
-// The measurements behind `awq bench`: a model's forward driven directly, without scheduler or sampling.
+// The measurements behind `awq bench`: a model's forward driven directly, without scheduler, and without sampling unless asked for.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "model/model.h"
 #include "model/random_model.h"
+#include "runtime/sampling.h"
 
 namespace awq::cli {
 
@@ -16,6 +18,8 @@ struct BenchShape {
   int64_t batch = 1;      // sequences
   int64_t repeat = 5;     // repetitions; medians are reported
   DType kv_dtype = DType::kF16;
+  std::optional<SamplingParams> sampling = {};  // tokens are drawn so while decoding
+  bool host_sampling = false;                   // always from logits in host memory
 };
 
 struct BenchResult {
@@ -26,6 +30,8 @@ struct BenchResult {
   double prefill_ops =
       0;  // integer operations of the linears of one prefill, the output layer's last row aside
   int64_t cache_bytes = 0;
+  int64_t rss_bytes = 0;  // resident at the end, with all buffers of the steps
+  double host_draws = 0;  // with sampling: the share of tokens drawn from logits in host memory
 };
 
 BenchResult run_bench(const Model& model, const BenchShape& shape);

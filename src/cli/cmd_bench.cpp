@@ -11,6 +11,7 @@
 #include "cli/bench_run.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/sampling_options.h"
 #include "cli/text_layout.h"
 #include "kernels/limits.h"
 #include "model/load_words.h"
@@ -21,9 +22,10 @@ namespace {
 struct Options {
   std::string model, random_weights, precision = "fast", kernel = "auto", kv_dtype = "float16", pack_cache;
   BenchShape shape;
+  SamplingParams sampling;
   RandomWeights random;
   int head_bits = 0;
-  bool no_fuse = false, kernels = false, invariant = false;
+  bool no_fuse = false, kernels = false, invariant = false, nf4 = false;
 };
 
 LoadOptions load_options(const Options& o, const Context& context) {
@@ -61,7 +63,7 @@ struct Report {
   BenchResult result;
   MachineLimits limits;
   std::map<std::string, int64_t> kernels;
-  int64_t weight_bytes = 0, peak_rss_bytes = 0, rss_bytes = 0;
+  int64_t weight_bytes = 0, peak_rss_bytes = 0;
   double load_seconds = 0, bandwidth_fraction = 0, operation_fraction = 0;
   std::vector<KernelRow> rows;
 };
@@ -89,9 +91,10 @@ void print_report_json(const Options& o, const Report& r) {
                                  {"int8_set", r.limits.int8_set},
                                  {"weight_bytes", r.weight_bytes},
                                  {"cache_bytes", r.result.cache_bytes},
-                                 {"rss_bytes", r.rss_bytes},
+                                 {"rss_bytes", r.result.rss_bytes},
                                  {"peak_rss_bytes", r.peak_rss_bytes},
                                  {"load_seconds", r.load_seconds}};
+  if (o.shape.sampling) json["host_draws"] = r.result.host_draws;
   if (o.kernels) {
     json["crossover_sequences"] = crossover(r.rows);
     json["kernel_table"] = kernel_json(r.rows);
@@ -117,6 +120,8 @@ void print_report(const Options& o, const Report& r) {
         r.result.decode_tokens_per_s, o.shape.batch, o.shape.batch == 1 ? "" : "s", o.shape.context,
         human_bytes(static_cast<double>(r.result.bytes_per_step)),
         limits ? fmt::format(", {:.0f} % of the bandwidth", 100 * r.bandwidth_fraction) : ""));
+  if (o.shape.sampling && o.shape.decode > 0)
+    print_line(fmt::format("sampling  {:.2f} % of the tokens drawn from logits in host memory", 100 * r.result.host_draws));
   if (!o.kernels) return;
   report::Table table;
   table.columns = {{"linear", false}, {"tokens", true},  {"auto us", true}, {"gemv us", true},
@@ -132,6 +137,7 @@ void print_report(const Options& o, const Report& r) {
 
 int run(const Options& o, const Context& context) {
   if (o.kernels) check_runs_on_cpu(context, "bench --kernels");
+  check_sampling(o.sampling);
   Report r;
   const double start = now_seconds();
   const auto model = load_model(o, context);
@@ -144,7 +150,6 @@ int run(const Options& o, const Context& context) {
     fail(Code::kBadArgument, "{} tokens: the model's context ends at {}", needed,
          model->config().max_position);
   r.result = run_bench(*model, shape);
-  r.rss_bytes = rss_bytes();
   r.peak_rss_bytes = peak_rss_bytes();
   r.weight_bytes = model->bytes();
   r.kernels = model->kernels();
@@ -187,6 +192,7 @@ void add_random_options(CLI::App& command, Options& o) {
       ->capture_default_str()
       ->group(group);
   command.add_flag("--int8-activations", o.random.int8_activations, "8 bits with inputs in int8, as SmoothQuant's models run")->group(group);
+  command.add_flag("--nf4", o.nf4, "NF4 in blocks of 64")->group(group);
   command.add_option("--group-size", o.random.group, "columns that share a scale; -1: whole rows")
       ->check(CLI::IsMember({-1, 32, 64, 128}))
       ->type_name("N")
@@ -212,13 +218,20 @@ void add_bench(CLI::App& app, Context& context) {
       ->check(one_of({"auto", "gemv", "gemm"}))
       ->type_name("NAME")
       ->capture_default_str();
+  add_sampling_options(command, o->sampling);
+  command.add_flag("--host-sampling", o->shape.host_sampling, "draw from logits in host memory, on a GPU too")->group("Sampling");
   command.add_flag("--no-fuse", o->no_fuse, "q, k, v and gate, up as products of their own");
   command.add_flag("--kernels", o->kernels, "a table of every product, and where 16 bits catch up");
   add_random_options(command, *o);
-  command.parse_complete_callback([o] {
+  command.parse_complete_callback([o, &command] {
     if (o->random_weights.empty() == o->model.empty())
       throw CLI::ValidationError("bench", "expected MODEL or --random-weights config.json, one of them");
+    if (o->nf4 && o->random.int8_activations) throw CLI::ValidationError("bench", "expected --nf4 or --int8-activations, one of them");
     if (o->random.int8_activations) o->random.bits = 8;
+    // Without any of these a step ends with the likeliest token on a device, with logits on the CPU.
+    const bool samples = command.count("--temperature") > 0 || o->sampling.repetition_penalty != 1 || o->shape.host_sampling;
+    if (samples) o->shape.sampling = o->sampling;
+    if (o->nf4) o->random.bits = 4, o->random.code = CodeKind::kNf4;
   });
 }
 

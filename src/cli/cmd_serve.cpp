@@ -1,6 +1,5 @@
 // awq serve: a model behind an HTTP interface that OpenAI's clients speak.
 #include <fmt/core.h>
-#include <malloc.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -85,7 +84,7 @@ int64_t cache_bytes(const Options& o, const Model& model, const EngineOptions& e
     warm_up(*m);
     taken += Engine::step_bytes(m->config(), e);
   }
-  ::malloc_trim(0);  // what loading has freed
+  return_freed_memory();  // of warming up
   taken += rss_bytes();
   const auto memory = static_cast<int64_t>(o.memory_bytes);
   if (taken >= memory)

@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "model/draw.h"
 #include "tensor/tensor.h"
 
 namespace awq {
@@ -29,6 +31,10 @@ class DeviceModel {
   virtual int64_t page_bytes(DType dtype) const = 0;
   // As Model::forward; cache null: every span is a whole sequence. One caller at a time runs, others wait.
   virtual void forward(const BatchView& batch, void* cache, float* hidden) const = 0;
+  // The same, with the states kept on the device: `states` is made when empty, and belongs to one caller.
+  virtual void forward(const BatchView& batch, void* cache, std::shared_ptr<void>& states) const = 0;
+  // Model::draw of such states.
+  virtual void draw(const void* states, std::span<const RowDraw> rows, DrawnRows& out) const = 0;
   virtual void logits(const float* hidden, int64_t rows, float* out) const = 0;
   // The most likely next token after each span's last one; spans of one token only. Nothing but ids leaves the device.
   virtual void greedy(const BatchView& batch, void* cache, int32_t* ids) const = 0;

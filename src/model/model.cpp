@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/system.h"
 #include "base/thread_pool.h"
 #include "model/pack_cache.h"
 
@@ -122,6 +123,7 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
   const Tensor final_norm = load_gain(checkpoint, *config, kFinalNormName, config->hidden);
   if (device) {
     device->finish(final_norm, load_head(checkpoint, *config, embedding), options.head_bits);
+    return_freed_memory();
     return std::make_shared<Model>(config, device);
   }
   std::unique_ptr<PackedLinear> head;
@@ -142,6 +144,7 @@ std::shared_ptr<const Model> Model::load(const Checkpoint& checkpoint, const Loa
   if (cache) cache->save();
   auto model = std::make_shared<Model>(config, std::move(embedding), embedding_dtype(checkpoint), final_norm, std::move(head), std::move(blocks));
   checkpoint.let_go();
+  return_freed_memory();
   return model;
 }
 
@@ -186,6 +189,24 @@ void Model::logits(const float* hidden, int64_t rows, float* out) const {
   if (device_) return device_->logits(hidden, rows, out);
   head_->run(hidden, rows, out, config_->vocab);
   if (config_->final_softcap > 0) softcap(out, config_->final_softcap, rows * config_->vocab);
+}
+
+void Model::forward(const BatchView& batch, const KvCache* cache, Scratch& scratch, States& states) const {
+  if (device_) return device_->forward(batch, cache ? cache->device() : nullptr, states.device);
+  forward(batch, cache, scratch, states.host);
+}
+
+void Model::draw(const States& states, std::span<const RowDraw> rows, DrawnRows& out) const {
+  if (device_) return device_->draw(states.device.get(), rows, out);
+  const int64_t n = static_cast<int64_t>(rows.size()), hidden = config_->hidden;
+  out.tokens.assign(rows.size(), -1);
+  out.states.clear();
+  for (const RowDraw& r : rows) {
+    const float* state = states.host.data() + r.row * hidden;
+    out.states.insert(out.states.end(), state, state + hidden);
+  }
+  if (static_cast<int64_t>(out.logits.size()) < n * config_->vocab) out.logits.resize(static_cast<size_t>(n * config_->vocab));
+  logits(out.states.data(), n, out.logits.data());
 }
 
 int64_t Model::decode_bytes() const {

@@ -17,6 +17,7 @@
 #include "model/arch.h"
 #include "model/config.h"
 #include "model/device_model.h"
+#include "model/draw.h"
 
 namespace awq {
 
@@ -214,6 +215,10 @@ class Model {
                Observer* observer = nullptr) const;
   // Logits [rows, vocab] of hidden states [rows, hidden] that forward produced.
   void logits(const float* hidden, int64_t rows, float* out) const;
+  // As forward; the states stay where the model runs, for draw.
+  void forward(const BatchView& batch, const KvCache* cache, Scratch& scratch, States& states) const;
+  // What each of `rows` asks for: its logits, or the token drawn from them where the model can (model/draw.h).
+  void draw(const States& states, std::span<const RowDraw> rows, DrawnRows& out) const;
   // The device that runs it, null for the CPU.
   const DeviceModel* device() const { return device_.get(); }
   int64_t bytes() const;         // resident weights

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/half.h"
+#include "base/system.h"
 #include "base/thread_pool.h"
 
 namespace awq {
@@ -74,12 +75,17 @@ WeightSource random_weight(int64_t out, int64_t in, const RandomWeights& weights
   QuantWeight w;
   w.scheme = {.bits = weights.bits, .group = weights.group, .zero = ZeroKind::kInteger};
   if (weights.int8_activations) w.scheme = {.bits = 8, .group = -1, .zero = ZeroKind::kNone, .activations = Activations::kInt8Token};
+  if (weights.code == CodeKind::kNf4) {
+    w.scheme = {CodeKind::kNf4, 4, 64, ZeroKind::kNone};
+    if (in % w.scheme.group != 0) fail(Code::kBadArgument, "nf4: expected inputs of linears in multiples of {}, got {}", w.scheme.group, in);
+  }
   w.rows = out;
   w.cols = in;
   const int top = w.scheme.max_code(), middle = 1 << (weights.bits - 1);
   w.codes.resize(static_cast<size_t>(out * in));
   fill(w.codes.data(), out * in, weights.seed, each_byte(top), 0);
-  const float scale = round_to_fp16(2.0f / (static_cast<float>(top) * std::sqrt(static_cast<float>(in))));
+  const float reach = weights.code == CodeKind::kNf4 ? 2 : static_cast<float>(top);  // from the least number to the largest, in scales
+  const float scale = round_to_fp16(2.0f / (reach * std::sqrt(static_cast<float>(in))));
   w.scales.assign(static_cast<size_t>(out * w.groups()), scale);
   if (w.scheme.zero == ZeroKind::kInteger) w.zeros.assign(w.scales.size(), static_cast<uint8_t>(middle));
   return w;
@@ -112,10 +118,12 @@ std::shared_ptr<const Model> random_model(const nlohmann::ordered_json& json, co
   Tensor norm = Tensor::from(std::vector<float>(static_cast<size_t>(config->hidden), 1.0f), {config->hidden});
   if (device) {
     device->finish(norm, head, options.head_bits);
+    return_freed_memory();
     return std::make_shared<Model>(config, device);
   }
-  return std::make_shared<Model>(config, embedding, norm, head, std::move(blocks), options.linear(),
-                                 options.head_bits);
+  auto model = std::make_shared<Model>(config, embedding, norm, head, std::move(blocks), options.linear(), options.head_bits);
+  return_freed_memory();
+  return model;
 }
 
 }  // namespace awq

@@ -74,22 +74,19 @@ void DraftModel::run(std::span<Sequence* const> sequences, std::vector<int32_t>*
     }
     room -= n;
   }
-  model_->forward({tokens, positions, spans, lengths}, &cache_, scratch_, hidden_);
+  model_->forward({tokens, positions, spans, lengths}, &cache_, scratch_, states_);
   for (size_t i = 0; i < spans.size(); ++i) sequences[i]->draft_past += spans[i].tokens;
   if (last == nullptr) return;
-  const int64_t dim = model_->config().hidden, vocab = model_->config().vocab;
-  rows_.clear();
-  for (const SpanView& span : spans) {
-    const float* row = hidden_.data() + (span.first + span.tokens - 1) * dim;
-    rows_.insert(rows_.end(), row, row + dim);
-  }
-  const auto n = static_cast<int64_t>(spans.size());
-  logits_.resize(static_cast<size_t>(n * vocab));
-  model_->logits(rows_.data(), n, logits_.data());
-  last->clear();
-  for (int64_t i = 0; i < n; ++i) {
-    const float* row = logits_.data() + i * vocab;
-    last->push_back(static_cast<int32_t>(std::max_element(row, row + vocab) - row));
+  asked_.clear();
+  for (const SpanView& span : spans) asked_.push_back({.row = span.first + span.tokens - 1, .draws = true});
+  model_->draw(states_, asked_, answers_);
+  *last = answers_.tokens;
+  const float* row = answers_.logits.data();
+  for (int32_t& id : *last) {
+    if (id >= 0) continue;
+    const float* end = row + model_->config().vocab;
+    id = static_cast<int32_t>(std::max_element(row, end) - row);
+    row = end;
   }
 }
 

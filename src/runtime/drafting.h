@@ -66,7 +66,9 @@ class DraftModel {
   KvCache cache_;
   int64_t max_tokens_;
   Scratch scratch_;
-  std::vector<float> hidden_, rows_, logits_;
+  States states_;
+  std::vector<RowDraw> asked_;
+  DrawnRows answers_;
 };
 
 }  // namespace awq

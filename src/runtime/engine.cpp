@@ -158,7 +158,7 @@ bool Engine::step() {
 
 int64_t Engine::step_bytes(const ModelConfig& c, const EngineOptions& o) {
   const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  // hidden_, Scratch, and what the products pack of their widest input.
+  // The states, Scratch, and what the products pack of their widest input.
   const int64_t token = 3 * c.hidden + (q + 2 * kv) + q + 3 * c.intermediate + std::max({c.hidden, q, c.intermediate});
   const int64_t rows = kLogitRows * (c.hidden + c.vocab);
   return static_cast<int64_t>(sizeof(float)) * (o.max_batch_tokens * token + rows);
@@ -282,7 +282,7 @@ void Engine::forward(const std::vector<Slice>& slices) {
       positions_.push_back(static_cast<int32_t>(i));
     }
   }
-  model_->forward({tokens_, positions_, spans_, lengths_}, &cache_, scratch_, hidden_);
+  model_->forward({tokens_, positions_, spans_, lengths_}, &cache_, scratch_, states_);
 }
 
 // The next token of every sequence whose pending tokens were all run, and those after its guesses; of a prompt only what was
@@ -305,33 +305,33 @@ std::vector<Engine::Row> Engine::wanted_rows(const std::vector<Slice>& slices) c
 }
 
 void Engine::compute_rows(const std::vector<Row>& rows) {
-  const int64_t dim = model_->config().hidden, vocab = model_->config().vocab;
+  const int64_t vocab = model_->config().vocab;
   const auto count = static_cast<int64_t>(rows.size());
   drawn_.clear();
   for (int64_t begin = 0, n = 0; begin < count; begin += n) {
     n = std::min(kLogitRows, count - begin);
     const Row* chunk = rows.data() + begin;
     while (begin + n < count && chunk[n].draft > 0) --n;  // a draw and those after its guesses stay together
-    rows_.clear();
-    for (int64_t i = 0; i < n; ++i) {
-      const float* row = hidden_.data() + chunk[i].hidden * dim;
-      rows_.insert(rows_.end(), row, row + dim);
-    }
-    if (static_cast<int64_t>(logits_.size()) < n * vocab) logits_.resize(static_cast<size_t>(n * vocab));
-    model_->logits(rows_.data(), n, logits_.data());
+    asked_.clear();
+    for (int64_t i = 0; i < n; ++i) asked_.push_back(asked(chunk[i]));
+    model_->draw(states_, asked_, answers_);
     struct Group {
       std::span<const Row> rows;
-      float* logits;
+      const int32_t* tokens;
+      float* logits;  // of the rows without a token
       std::vector<Drawn> drawn;
     };
     std::vector<Group> groups;
+    float* logits = answers_.logits.data();
     for (int64_t i = 0, end = 0; i < n; i = end) {
       for (end = i + 1; end < n && chunk[end].draft > 0;) ++end;
-      groups.push_back({{chunk + i, static_cast<size_t>(end - i)}, logits_.data() + i * vocab, {}});
+      const int32_t* tokens = answers_.tokens.data() + i;
+      groups.push_back({{chunk + i, static_cast<size_t>(end - i)}, tokens, logits, {}});
+      logits += vocab * std::count(tokens, tokens + (end - i), -1);
     }
     // A caller's own function may not be ready for several threads.
     const auto is_callers = [](const Group& group) { return group.rows[0].draw && group.rows[0].sequence->request->adjust_logits; };
-    const auto run = [&](Group& group) { group.drawn = draw(group.rows, group.logits); };
+    const auto run = [&](Group& group) { group.drawn = draw(group.rows, group.tokens, group.logits); };
     for (Group& group : groups)
       if (is_callers(group)) run(group);
     parallel_for(static_cast<int64_t>(groups.size()), [&](int64_t i) {
@@ -346,10 +346,20 @@ void Engine::compute_rows(const std::vector<Row>& rows) {
   }
 }
 
+// A token where nobody has to see its logits.
+RowDraw Engine::asked(const Row& row) const {
+  Sequence& s = *row.sequence;
+  RowDraw asked;
+  if (row.draw && s.request->logprobs < 0 && !s.request->adjust_logits && !s.constraint)
+    asked = s.sampler.plan(row.draft).value_or(RowDraw{});
+  asked.row = row.hidden;
+  return asked;
+}
+
 // The rows of one sequence: a draw, and while guesses turn out right one after each; those become tokens of the sequence. Fewer
 // when a draw fails. Or a row of its prompt. Rows of one sequence are never drawn and failed in the same step by two threads:
 // only a draw writes.
-std::vector<Engine::Drawn> Engine::draw(std::span<const Row> rows, float* logits) const {
+std::vector<Engine::Drawn> Engine::draw(std::span<const Row> rows, const int32_t* tokens, float* logits) const {
   Sequence& s = *rows[0].sequence;
   const auto vocab = static_cast<size_t>(model_->config().vocab);
   std::vector<Drawn> out;
@@ -359,9 +369,15 @@ std::vector<Engine::Drawn> Engine::draw(std::span<const Row> rows, float* logits
     return out;
   }
   for (size_t i = 0; i < rows.size(); ++i) {
-    auto drawn = draw_one(s, std::span(logits + i * vocab, vocab));
-    if (!drawn) break;
-    out.push_back(std::move(*drawn));
+    if (tokens[i] >= 0) {
+      s.sampler.count_draw();
+      out.push_back({tokens[i], {}});
+    } else {
+      auto drawn = draw_one(s, std::span(logits, vocab));
+      if (!drawn) break;
+      out.push_back(std::move(*drawn));
+      logits += vocab;
+    }
     const int32_t token = out.back().token;
     if (i + 1 == rows.size() || token != s.draft[i] || ends(*s.request, token)) break;
     s.tokens.push_back(token);

@@ -82,7 +82,7 @@ class Engine {
   struct Row {
     Sequence* sequence;
     int64_t position;
-    int64_t hidden;  // row of hidden_
+    int64_t hidden;  // row of states_
     bool draw;       // else for the log-probability of the prompt's next token
     int64_t draft = 0;  // so many guesses before it
   };
@@ -98,7 +98,8 @@ class Engine {
   void forward(const std::vector<Slice>& slices);
   std::vector<Row> wanted_rows(const std::vector<Slice>& slices) const;
   void compute_rows(const std::vector<Row>& rows);
-  std::vector<Drawn> draw(std::span<const Row> rows, float* logits) const;
+  RowDraw asked(const Row& row) const;
+  std::vector<Drawn> draw(std::span<const Row> rows, const int32_t* tokens, float* logits) const;
   std::optional<Drawn> draw_one(Sequence& sequence, std::span<float> logits) const;
   void call_back(const std::vector<Slice>& slices);
   void take_drawn(Sequence& sequence, std::span<const Drawn> drawn, int64_t right);
@@ -125,7 +126,9 @@ class Engine {
   std::vector<SpanView> spans_;
   std::vector<int64_t> lengths_;
   Scratch scratch_;
-  std::vector<float> hidden_, rows_, logits_;
+  States states_;
+  std::vector<RowDraw> asked_;
+  DrawnRows answers_;
   std::unique_ptr<DraftModel> draft_model_;
   double seconds_per_prompt_token_ = 0;  // smoothed; 0: not measured yet
 };

@@ -46,6 +46,10 @@ Sampler::Sampler(const SamplingParams& params, int64_t vocab) : params_(params) 
   for (const auto& [id, bias] : params.logit_bias)
     if (id < 0 || id >= vocab)
       fail(Code::kBadArgument, "logit_bias: expected token ids from 0 to {}, got {}", vocab - 1, id);
+  std::vector<int32_t> biased;
+  for (const auto& [id, bias] : params.logit_bias) biased.push_back(id);
+  std::sort(biased.begin(), biased.end());
+  bias_repeats_ = std::adjacent_find(biased.begin(), biased.end()) != biased.end();
   if (params.repetition_penalty != 1) is_seen_.assign(static_cast<size_t>(vocab), 0);
 }
 
@@ -63,6 +67,20 @@ void Sampler::accept_prompt(std::span<const int32_t> ids) {
 void Sampler::accept(int32_t id) {
   see(id);
   if (params_.presence_penalty != 0 || params_.frequency_penalty != 0) ++generated_[id];
+}
+
+std::optional<RowDraw> Sampler::plan(int64_t ahead) {
+  const SamplingParams& p = params_;
+  const bool lowers = p.presence_penalty != 0 || p.frequency_penalty != 0;
+  if (bias_repeats_ || (ahead > 0 && (lowers || p.repetition_penalty != 1))) return std::nullopt;
+  lowered_.clear();
+  for (const auto& [id, times] : generated_) lowered_.emplace_back(id, lowered_by(times));
+  RowDraw r;
+  r.draws = true;
+  r.temperature = p.temperature, r.top_k = p.top_k, r.top_p = p.top_p, r.min_p = p.min_p;
+  if (p.temperature > 0) r.uniform = uniform_at(p.seed, draws_ + static_cast<uint64_t>(ahead));
+  r.added = p.logit_bias, r.repetition_penalty = p.repetition_penalty, r.seen = seen_, r.subtracted = lowered_;
+  return r;
 }
 
 int32_t Sampler::draw(std::span<float> logits) {
@@ -89,9 +107,11 @@ void Sampler::penalise(std::span<float> logits) const {
     float& x = logits[static_cast<size_t>(id)];
     x = x < 0 ? x * penalty : x / penalty;
   }
-  for (const auto& [id, times] : generated_)
-    logits[static_cast<size_t>(id)] -=
-        params_.presence_penalty + params_.frequency_penalty * static_cast<float>(times);
+  for (const auto& [id, times] : generated_) logits[static_cast<size_t>(id)] -= lowered_by(times);
+}
+
+float Sampler::lowered_by(int32_t times) const {
+  return params_.presence_penalty + params_.frequency_penalty * static_cast<float>(times);
 }
 
 int32_t Sampler::greedy(std::span<const float> logits) const {

@@ -4,10 +4,13 @@
 // were sorted.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
+
+#include "model/draw.h"
 
 namespace awq {
 
@@ -45,9 +48,17 @@ class Sampler {
   // is finite (-infinity excludes a token).
   int32_t draw(std::span<float> logits);
 
+  // What draw() would do, for whoever has the logits: of the draw that comes `ahead` draws after the next one, where guesses of the
+  // tokens between are checked. Nothing where only draw() can: penalties count those tokens first, or a bias comes twice. Lists
+  // are the sampler's, until it is called again.
+  std::optional<RowDraw> plan(int64_t ahead = 0);
+  // A draw that was planned has been made.
+  void count_draw() { draws_ += params_.temperature > 0 ? 1 : 0; }
+
  private:
   void see(int32_t id);
   void penalise(std::span<float> logits) const;
+  float lowered_by(int32_t times) const;
   int32_t greedy(std::span<const float> logits) const;
 
   struct Candidate {
@@ -60,6 +71,8 @@ class Sampler {
 
   SamplingParams params_;
   uint64_t draws_ = 0;
+  bool bias_repeats_ = false;                       // an id comes twice in logit_bias
+  std::vector<std::pair<int32_t, float>> lowered_;  // plan(): ids of generated_, and by how much
   std::vector<uint8_t> is_seen_;                    // [vocab], only with a penalty
   std::vector<int32_t> seen_;                       // distinct, in order of appearance
   std::unordered_map<int32_t, int32_t> generated_;  // how often, only with a penalty

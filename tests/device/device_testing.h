@@ -43,6 +43,12 @@ cuda::Buffer upload(const std::vector<T>& values) {
   return buffer;
 }
 
+inline QuantWeight random_nf4(int64_t rows, int64_t cols, int group, DType scale_dtype, uint32_t seed) {
+  QuantWeight w = random_quant(rows, cols, 4, group, false, scale_dtype, seed);
+  w.scheme.code = CodeKind::kNf4;
+  return w;
+}
+
 // y [tokens, out] = x Wᵀ in double, x as rounded to the activation type.
 inline std::vector<double> exact_product(const std::vector<float>& dense, int64_t out, int64_t in, cuda::Act act,
                                          const std::vector<uint16_t>& x, int64_t tokens) {

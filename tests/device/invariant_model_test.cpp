@@ -141,6 +141,11 @@ TEST(DeviceInvariantModel, FourBitsSmallWithA4BitHead) {
   SKIP_WITHOUT_GPU();
   expect_invariant(config_of("llama", 4, 2, 64), {.bits = 4, .group = 64}, 4);
 }
+TEST(DeviceInvariantModel, EightBitsAndNf4) {
+  SKIP_WITHOUT_GPU();
+  expect_invariant(wide_config("llama", 8, 2, 128), {.bits = 8, .group = 128}, 0);
+  expect_invariant(wide_config("llama", 8, 2, 64), {.bits = 4, .code = CodeKind::kNf4}, 0);
+}
 TEST(DeviceInvariantModel, SixteenBits) {
   SKIP_WITHOUT_GPU();
   expect_invariant(wide_config("llama", 8, 2, 64), {.bits = 16}, 0);

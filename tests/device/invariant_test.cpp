@@ -108,20 +108,32 @@ TEST(DeviceInvariant, RowsOf4BitLinears) {
   }
 }
 
+TEST(DeviceInvariant, RowsOfPackedW8AndNf4Linears) {
+  SKIP_WITHOUT_GPU();
+  for (const QuantWeight& w : {random_quant(576, 576, 8, 64, true, DType::kF16, 11), random_quant(264, 4096, 8, -1, false, DType::kF16, 12),
+                               random_nf4(528, 2048, 64, DType::kF16, 13)}) {
+    const Linear linear = packed(w);
+    for (const Act act : kActs)
+      for (const Output output : {Output::kAct, Output::kGated, Output::kF32})
+        if (output != Output::kGated || linear.out % 16 == 0) expect_rows_alike(linear, act, output);
+  }
+}
+
 // Every width of tile with the same plan of parts: what keeps decoding fast beside prompts.
 TEST(DeviceInvariant, WidthsOfTilesAgree) {
   SKIP_WITHOUT_GPU();
   cuda::Context context(true);
   if (!context.traits().hopper) GTEST_SKIP() << "no Hopper";
-  for (const int64_t in : {512, 4096}) {
-    const QuantWeight w = random_quant(528, in, 4, 128, true, DType::kF16, 12);
+  for (const QuantWeight& w : {random_quant(528, 512, 4, 128, true, DType::kF16, 12), random_quant(528, 4096, 4, 128, true, DType::kF16, 12),
+                               random_quant(528, 4096, 8, 128, true, DType::kF16, 12), random_nf4(528, 4096, 64, DType::kF16, 12)}) {
+    const int64_t in = w.cols;
     const cuda::Linear linear(w);
     const cuda::PackedView& view = linear.view();
     for (const Act act : kActs) {
       const Buffer x = upload(to_act(act, random_floats(16 * in, 6)));
       Rows narrow;
       for (int i = 0; i < cuda::kGemmCount; ++i) {
-        const cuda::GemmConfig& config = cuda::kGemmConfigs[i];
+        const cuda::GemmConfig& config = cuda::gemm_configs(view.format)[i];
         const cuda::GemmPlan plan = cuda::fixed_plan(view.panels(), view.blocks / 2, 16, config.tokens, 2 / config.blocks);
         const Linear by_width{w.rows, w.cols, [&](cuda::Context& c, Act a, const cuda::Product& product, cudaStream_t stream) {
                                 linear.run(c, {cuda::Way::kGemm, i, 16, plan}, a, product, stream);
@@ -129,7 +141,7 @@ TEST(DeviceInvariant, WidthsOfTilesAgree) {
         const Rows rows = rows_of(by_width, context, act, x, 0, 16, Output::kF32);
         if (i == 0) narrow = rows;
         EXPECT_EQ(rows.first_difference(narrow, 0, 16), -1)
-            << name_of(act) << ", " << in << " columns in " << plan.parts << " parts: tiles of " << config.tokens << " tokens against 16";
+            << w.scheme.text() << ", " << name_of(act) << ", " << in << " columns in " << plan.parts << " parts: tiles of " << config.tokens << " tokens against 16";
       }
     }
   }

@@ -25,11 +25,31 @@ struct Shape {
   int group;
   bool zeros;
   DType scales;
+  int bits = 4;  // 0: NF4
+
+  QuantWeight weight(uint32_t seed) const {
+    return bits == 0 ? random_nf4(out, in, group, scales, seed) : random_quant(out, in, bits, group, zeros, scales, seed);
+  }
 };
 const Shape kShapes[] = {{576, 576, 64, true, DType::kF16},    {37, 96, 32, true, DType::kF16},
                          {1000, 1024, 128, true, DType::kF16}, {192, 1536, 128, false, DType::kBF16},
                          {136, 384, 192, true, DType::kBF16},  {520, 4096, 128, true, DType::kF16},
                          {64, 320, -1, false, DType::kF32},    {264, 2048, 32, true, DType::kF16}};
+// Groups of every kind, rows of no whole block, sums long enough to be shared by blocks, and many strips.
+const Shape kShapes8[] = {{576, 576, 64, true, DType::kF16, 8},     {37, 96, 32, true, DType::kF16, 8},
+                          {1000, 1024, 128, false, DType::kF16, 8}, {136, 384, 192, true, DType::kBF16, 8},
+                          {520, 4096, -1, false, DType::kF32, 8},   {64, 328, -1, false, DType::kF32, 8},
+                          {264, 8192, 32, true, DType::kF16, 8},    {8464, 256, 64, true, DType::kBF16, 8},
+                          {112, 640, 128, true, DType::kF16, 6}};
+const Shape kShapesNf4[] = {{576, 576, 64, false, DType::kF32, 0},   {37, 96, 32, false, DType::kF16, 0},
+                            {1000, 1024, 64, false, DType::kF16, 0}, {136, 384, 128, false, DType::kBF16, 0},
+                            {264, 8192, 64, false, DType::kF16, 0},  {8464, 256, 64, false, DType::kF16, 0}};
+std::vector<Shape> all_shapes() {
+  std::vector<Shape> all(std::begin(kShapes), std::end(kShapes));
+  all.insert(all.end(), std::begin(kShapes8), std::end(kShapes8));
+  all.insert(all.end(), std::begin(kShapesNf4), std::end(kShapesNf4));
+  return all;
+}
 
 class DeviceLinear : public ::testing::Test {
  protected:
@@ -88,9 +108,10 @@ class DeviceLinear : public ::testing::Test {
     return std::sqrt(diff / size);
   }
 
-  // The pieces of a norm: inputs that are to be scaled, and sums that go to the residual stream. `want` is the plain product.
+  // The pieces of a norm: inputs that are to be scaled, and sums that go to the residual stream. `want` is the plain product, fp32
+  // sums are to be within sum_bound of it.
   void expect_norm_pieces(const Call& call, const cuda::Buffer& x, const std::vector<double>& want, int strips, int64_t out, int64_t in,
-                          Act act, int64_t tokens, bool by_strips) {
+                          Act act, int64_t tokens, bool by_strips, double sum_bound = 1e-5) {
     const int count = tokens % 2 == 0 ? 37 : 600;  // more than a warp holds at once
     const auto sums = random_floats((count + 1) * tokens, 41), gain = random_floats(out, 42), bias = random_floats(out, 43),
                residual = random_floats(tokens * out, 44);
@@ -134,13 +155,13 @@ class DeviceLinear : public ::testing::Test {
         next_x.push_back(sum.back() * gain[i % out] * (first ? 1 : nexts[i / out]));
         x_values.push_back(from_act(act, got_x[i]));
       }
-      EXPECT_LT(error(got, sum), 1e-5);
+      EXPECT_LT(error(got, sum), sum_bound);
       EXPECT_LT(error(x_values, next_x), bound(act));
       for (int64_t t = 0; t < tokens; ++t) {
         double all = 0, squares = 0;
         for (int i = 0; i < strips; ++i) all += left[t * (strips + 1) + i];
         for (int64_t i = 0; i < out; ++i) squares += sum[t * out + i] * sum[t * out + i];
-        EXPECT_NEAR(all / squares, 1, 1e-5);
+        EXPECT_NEAR(all / squares, 1, sum_bound);
         EXPECT_NEAR(left[t * (strips + 1) + strips] / (first ? 1 : nexts[t]), 1, 1e-5);
       }
     }
@@ -152,9 +173,11 @@ class DeviceLinear : public ::testing::Test {
     const bool hopper = context.traits().hopper;
     const int most = gemm_tokens.back();
     for (const Shape& s : shapes) {
-      const QuantWeight w = random_quant(s.out, s.in, 4, s.group, s.zeros, s.scales, 12);
+      const QuantWeight w = s.weight(12);
       const cuda::Linear linear(w);
+      const cuda::Format format = linear.view().format;
       for (const Act act : kActs) {
+        const double sum_bound = format == cuda::Format::kNf4 ? bound(act) : 1e-5;  // NF4's table is rounded
         const int64_t kMost = std::max(most, 16);
         const auto x = to_act(act, random_floats(kMost * s.in, 6));
         const cuda::Buffer device = upload(x);
@@ -172,14 +195,14 @@ class DeviceLinear : public ::testing::Test {
           }
           if (choice.way != cuda::Way::kDense) {  // tiles round weights as products of 16 bits see them
             EXPECT_LT(error(other(cuda::Output::kF32), {want.begin(), want.begin() + tokens * s.out}),
-                      choice.way == cuda::Way::kGemv ? 1e-5 : bound(act)) << "fp32";
+                      choice.way == cuda::Way::kGemv ? sum_bound : bound(act)) << "fp32";
           }
           if (choice.way == cuda::Way::kGemv)
             expect_norm_pieces([&](const cuda::Product& p, cudaStream_t stream) { linear.run(context, choice, act, p, stream); }, device,
-                               want, linear.strips(), s.out, s.in, act, tokens, true);
+                               want, linear.strips(), s.out, s.in, act, tokens, true, sum_bound);
         };
-        for (int i = 0; i < cuda::kGemvCount; ++i) {
-          const cuda::GemvConfig& c = cuda::kGemvConfigs[i];
+        for (int i = 0; i < cuda::gemv_count(format); ++i) {
+          const cuda::GemvConfig& c = cuda::gemv_configs(format)[i];
           if ((c.split > 1 && !hopper) ||
               cuda::gemv_shared_bytes(i, linear.view()) > context.traits().shared_bytes)
             continue;
@@ -191,7 +214,7 @@ class DeviceLinear : public ::testing::Test {
         for (int i = 0; hopper && i < cuda::kGemmCount; ++i)
           for (const int tokens : gemm_tokens) {
             cuda::Choice choice{cuda::Way::kGemm, i, tokens, {}};
-            choice.plan = cuda::plan_gemm(context.traits(), linear.view(), tokens, cuda::kGemmConfigs[i]);
+            choice.plan = cuda::plan_gemm(context.traits(), linear.view(), tokens, cuda::gemm_configs(format)[i]);
             expect(choice, tokens, fmt::format("gemm {}", i));
             choice.plan.workers =
                 std::min(3, choice.plan.tiles() * choice.plan.units);  // long walks over many tiles
@@ -216,8 +239,8 @@ TEST_F(DeviceLinear, InvariantKernelMatchesDouble) { picked_kernel(true); }
 
 void DeviceLinear::picked_kernel(bool invariant) {
   cuda::Context context(invariant);
-  for (const Shape& s : kShapes) {
-    const QuantWeight w = random_quant(s.out, s.in, 4, s.group, s.zeros, s.scales, 11);
+  for (const Shape& s : all_shapes()) {
+    const QuantWeight w = s.weight(11);
     const cuda::Linear linear(w);
     for (const Act act : kActs) {
       constexpr int64_t kMost = 300;
@@ -236,6 +259,12 @@ void DeviceLinear::picked_kernel(bool invariant) {
 
 TEST_F(DeviceLinear, EveryKernelMatchesDouble) {
   every_kernel({kShapes[0], kShapes[1], kShapes[2], kShapes[7]}, {1, 50, 270});
+}
+TEST_F(DeviceLinear, EveryKernelOf8BitsMatchesDouble) {
+  every_kernel({kShapes8[0], kShapes8[1], kShapes8[2], kShapes8[6]}, {1, 50, 270});
+}
+TEST_F(DeviceLinear, EveryKernelOfNf4MatchesDouble) {
+  every_kernel({kShapesNf4[1], kShapesNf4[2], kShapesNf4[3]}, {1, 50, 270});
 }
 
 class DeviceDense : public DeviceLinear {
@@ -292,11 +321,14 @@ using DeviceLinearSmall = DeviceLinear;
 TEST_F(DeviceLinearSmall, EveryKernelMatchesDouble) {
   every_kernel({{200, 448, 64, true, DType::kF16}}, {40, 260});
 }
+TEST_F(DeviceLinearSmall, EveryKernelOf8BitsAndNf4MatchesDouble) {
+  every_kernel({{208, 448, 64, true, DType::kF16, 8}, {72, 160, 32, false, DType::kF16, 0}}, {40});
+}
 
 TEST_F(DeviceLinear, DequantizesExactly) {
-  for (const Shape& s : kShapes) {
+  for (const Shape& s : all_shapes()) {
     if (s.scales == DType::kF32) continue;  // rounded when packed
-    const QuantWeight w = random_quant(s.out, s.in, 4, s.group, s.zeros, s.scales, 13);
+    const QuantWeight w = s.weight(13);
     const cuda::Linear linear(w);
     std::vector<float> want(static_cast<size_t>(s.out * s.in));
     dequantize(w, want.data());

@@ -107,9 +107,28 @@ TEST(DeviceModel, Int8Activations) {
   expect_like_cpu(config_of("llama", 4, 2, 64), {.bits = 8, .int8_activations = true, .dense = DType::kF16}, 0, 0.02);
   expect_like_cpu(config_of("qwen2", 4, 4, 64), {.bits = 8, .int8_activations = true, .dense = DType::kBF16}, 0, 0.04);
 }
-TEST(DeviceModel, EightBitsAreMultipliedDense) {
+TEST(DeviceModel, EightBitsStayEight) {
   SKIP_WITHOUT_GPU();
   expect_like_cpu(config_of("llama", 2, 2, 128), {.bits = 8, .group = 128}, 8);
+  expect_like_cpu(config_of("qwen2", 4, 2, 64), {.bits = 8, .group = -1}, 0);
+  expect_like_cpu(config_of("llama", 4, 2, 64), {.bits = 6, .group = 32}, 0);
+}
+TEST(DeviceModel, Nf4StaysFourBits) {
+  SKIP_WITHOUT_GPU();
+  expect_like_cpu(config_of("llama", 4, 2, 64), {.bits = 4, .code = CodeKind::kNf4}, 0);
+}
+// Of the linears in three blocks of 0.59 million weights each.
+TEST(DeviceModel, FormatsKeepTheirBytes) {
+  SKIP_WITHOUT_GPU();
+  const auto linears = [](const RandomWeights& weights, const char* kernel) {
+    LoadOptions options;
+    options.device = Device::kCuda;
+    const auto kernels = random_model(config_of("llama", 4, 2, 64), "test", weights, options)->kernels();
+    return kernels.contains(kernel) ? static_cast<double>(kernels.at(kernel)) / (3.0 * 256 * (256 + 2 * 128 + 256 + 3 * 512)) : 0;
+  };
+  EXPECT_NEAR(linears({.bits = 4, .group = 128}, "cuda-w4"), 0.5 + 2.5 / 128, 1e-3);
+  EXPECT_NEAR(linears({.bits = 8, .group = 128}, "cuda-w8"), 1 + 3.0 / 128, 1e-3);
+  EXPECT_NEAR(linears({.bits = 4, .code = CodeKind::kNf4}, "cuda-nf4"), 0.5 + 2.0 / 64, 1e-3);
 }
 TEST(DeviceModel, Qwen3NormalisesHeads) {
   SKIP_WITHOUT_GPU();

@@ -5,8 +5,7 @@ namespace awq::cuda {
 cudaError_t launch_gemm_sm90_f16(int config, const LinearArgs& args, const GemmPlan& plan,
                                  const CUtensorMap& codes_map, const CUtensorMap& x_map,
                                  cudaStream_t stream) {
-  return dispatch_gemm<__half>(config, args, plan, codes_map, x_map, stream,
-                               std::make_integer_sequence<int, kGemmCount>());
+  return dispatch_gemm<__half, Format::kAffine4>(config, args, plan, codes_map, x_map, stream);
 }
 
 }  // namespace awq::cuda

@@ -14,6 +14,7 @@
 // index, which have started before it.
 //
 //   stage: x [blocks][N tokens][128 bytes, swizzled] | codes [8 strips][blocks][512] | scales [groups][320]
+//   (fragments and scales of other formats have other sizes: layout.h)
 //
 // A dense W of 16-bit rows goes through the same tiles, its stages x | W [blocks][128 rows][128 bytes, swizzled]. Whatever N is, a
 // token's sums take the same products of 16 columns in the same order: the tiles of a fixed plan may be of any width.
@@ -26,21 +27,23 @@
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pipeline.cuh"
+#include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/wgmma.cuh"
 
 namespace awq::cuda {
 
 constexpr int kPanelStrips = kPanelRows / kStripRows, kConsumers = 256, kGemmThreads = 128 + kConsumers;
 
-// N tokens per tile, Blocks of 64 columns per stage, Groups of columns per stage; no Groups: W is dense.
-template <class T_, int N_, int Blocks_, int Stages_, int Groups_>
+// N tokens per tile, Blocks of 64 columns per stage, Groups of columns per stage; no Groups: W is dense, else of format F.
+template <class T_, int N_, int Blocks_, int Stages_, int Groups_, Format F_ = Format::kAffine4>
 struct GemmShape {
   using T = T_;
+  static constexpr Format F = F_;
   static constexpr int N = N_, Blocks = Blocks_, Stages = Stages_, Groups = Groups_;
   static constexpr bool kDense = Groups == 0;
-  static constexpr int kXBlock = N * 128, kCodes = Blocks * kXBlock, kWBlock = kDense ? kPanelRows * 128 : kPanelStrips * kFragmentBytes,
+  static constexpr int kXBlock = N * 128, kCodes = Blocks * kXBlock, kWBlock = kDense ? kPanelRows * 128 : kPanelStrips * fragment_bytes(F),
                        kScales = kCodes + Blocks * kWBlock;
-  static constexpr int kFilled = kScales + Groups * kScaleBytes;
+  static constexpr int kFilled = kScales + Groups * scale_bytes(F);
   static constexpr int kStageBytes = (kFilled + 1023) / 1024 * 1024;
   static constexpr int kOutRow = kPanelRows * 2 + 16;  // of the output tile; 16 against bank conflicts
   static constexpr int kOut = Stages * kStageBytes, kBarriers = kOut + N * kOutRow;
@@ -89,25 +92,26 @@ struct GemmBlock {
         for (int i = 0; i < S::Blocks; ++i)
           tensor_copy(to + i * S::kWBlock, codes_map, (unit * S::Blocks + i) * kBlockCols, m * kPanelRows, full(slot));
       } else {
-        tensor_copy(to, codes_map, unit * (S::Blocks * kFragmentBytes / 4), m * kPanelStrips, full(slot));
+        tensor_copy(to, codes_map, unit * (S::Blocks * kCodesMapBlock), m * kPanelStrips, full(slot));
       }
     });
   }
   __device__ void produce_scales() const {
+    constexpr int kBytes = scale_bytes(S::F);
     const PackedView& w = args.w;
     produce([&](int slot, int m, int, int unit) {
       const uint32_t to = base + slot * S::kStageBytes + S::kScales;
       const char* from =
-          static_cast<const char*>(w.scales) + static_cast<int64_t>(m) * w.groups * kScaleBytes;
+          static_cast<const char*>(w.scales) + static_cast<int64_t>(m) * w.groups * kBytes;
       const int block = unit * S::Blocks;
       if constexpr (S::Groups == 2 * S::Blocks) {  // groups of 32
-        bulk_copy(to, from + static_cast<int64_t>(block) * 2 * kScaleBytes, S::Groups * kScaleBytes,
+        bulk_copy(to, from + static_cast<int64_t>(block) * 2 * kBytes, S::Groups * kBytes,
                   full(slot));
       } else {
 #pragma unroll
         for (int i = 0; i < S::Groups; ++i)
-          bulk_copy(to + i * kScaleBytes,
-                    from + static_cast<int64_t>((block + i) / w.group_blocks) * kScaleBytes, kScaleBytes,
+          bulk_copy(to + i * kBytes,
+                    from + static_cast<int64_t>((block + i) / w.group_blocks) * kBytes, kBytes,
                     full(slot));
       }
     });
@@ -127,7 +131,7 @@ struct GemmBlock {
   __device__ void release(int slot) const { barrier_arrive(empty(slot)); }
   // What a lane needs of a stage, as stored; of dense rows where they lie, since fragments are loaded as they are.
   struct Codes {
-    uint4 codes[S::Blocks];
+    BlockCodes<S::F> codes[S::Blocks];
     uint32_t scales[S::Groups], zeros[S::Groups];
   };
   struct Rows {
@@ -147,13 +151,15 @@ struct GemmBlock {
     Codes stored;
 #pragma unroll
     for (int b = 0; b < S::Blocks; ++b)
-      stored.codes[b] = *reinterpret_cast<const uint4*>(stage + S::kCodes +
-                                                        (strip * S::Blocks + b) * kFragmentBytes + lane * 16);
+#pragma unroll
+      for (int p = 0; p < BlockCodes<S::F>::kParts; ++p)
+        stored.codes[b].parts[p] = *reinterpret_cast<const uint4*>(
+            stage + S::kCodes + (strip * S::Blocks + b) * fragment_bytes(S::F) + p * kFragmentBytes + lane * 16);
 #pragma unroll
     for (int g = 0; g < S::Groups; ++g) {
-      const unsigned char* scales = stage + S::kScales + g * kScaleBytes;
+      const unsigned char* scales = stage + S::kScales + g * scale_bytes(S::F);
       stored.scales[g] = *reinterpret_cast<const uint32_t*>(scales + strip * 32 + lane / 4 * 4);
-      stored.zeros[g] = scales[kZeroOffset + strip * 8 + lane / 4];
+      stored.zeros[g] = load_zeros<S::F>(scales + kZeroOffset + strip * zero_bytes(S::F), lane);
     }
     return stored;
   }
@@ -172,12 +178,14 @@ struct GemmBlock {
   }
   __device__ void convert(const Codes& stored, Fragments& a) const {
     constexpr int kSteps = 4 * S::Blocks / S::Groups;  // in a group
-    GroupParams<T> params;
+    GroupParams<T, S::F> params;
+    GroupScales<T> scales;
 #pragma unroll
     for (int i = 0; i < 4 * S::Blocks; ++i) {
-      if (i % kSteps == 0) params.set(stored.scales[i / kSteps], stored.zeros[i / kSteps]);
-      const uint4& codes = stored.codes[i / 4];
-      params.weights(i % 4 == 0 ? codes.x : i % 4 == 1 ? codes.y : i % 4 == 2 ? codes.z : codes.w, a + 4 * i);
+      if (i % kSteps == 0) params.set(stored.zeros[i / kSteps]), scales.set(stored.scales[i / kSteps]);
+      stored.codes[i / 4].unscaled(params, i % 4, a + 4 * i);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) a[4 * i + j] = scales.scaled(a[4 * i + j], j % 2 != 0);
     }
   }
 
@@ -388,31 +396,36 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
 #endif
 }
 
-template <class T, int Config, int Groups>
+template <class T, Format F, int Config, int Groups>
 cudaError_t launch_gemm_config(const LinearArgs& args, const GemmPlan& plan, const CUtensorMap& codes_map,
                                const CUtensorMap& x_map, cudaStream_t stream) {
-  constexpr GemmConfig c = kGemmConfigs[Config];
-  using S = GemmShape<T, c.tokens, c.blocks, c.stages, Groups>;
+  constexpr GemmConfig c = gemm_configs(F)[Config];
+  using S = GemmShape<T, c.tokens, c.blocks, c.stages, Groups, F>;
   return launch_kernel(gemm_sm90_kernel<S>, args.overlap, {plan.workers, kGemmThreads, 1}, S::kSharedBytes,
                        stream, args, plan, codes_map, x_map);
 }
 
-// From run-time numbers to a kernel: the one place for an activation type.
-template <class T, int... Configs>
+// From run-time numbers to a kernel: the one place for an activation type and a format.
+template <class T, Format F, int... Configs>
 cudaError_t dispatch_gemm(int config, const LinearArgs& args, const GemmPlan& plan,
                           const CUtensorMap& codes_map, const CUtensorMap& x_map, cudaStream_t stream,
                           std::integer_sequence<int, Configs...>) {
   cudaError_t error = cudaErrorInvalidValue;
   const auto run = [&]<int Config>() {
-    constexpr int kBlocks = kGemmConfigs[Config].blocks;
+    constexpr int kBlocks = gemm_configs(F)[Config].blocks;
     const int groups = args.w.groups_in(kBlocks);
-    if (groups == 1) return launch_gemm_config<T, Config, 1>(args, plan, codes_map, x_map, stream);
-    if (groups == 2) return launch_gemm_config<T, Config, 2>(args, plan, codes_map, x_map, stream);
-    if constexpr (kBlocks == 2) return launch_gemm_config<T, Config, 4>(args, plan, codes_map, x_map, stream);
+    if (groups == 1) return launch_gemm_config<T, F, Config, 1>(args, plan, codes_map, x_map, stream);
+    if (groups == 2) return launch_gemm_config<T, F, Config, 2>(args, plan, codes_map, x_map, stream);
+    if constexpr (kBlocks == 2) return launch_gemm_config<T, F, Config, 4>(args, plan, codes_map, x_map, stream);
     return cudaErrorInvalidValue;
   };
   ((config == Configs ? (void)(error = run.template operator()<Configs>()) : (void)0), ...);
   return error;
+}
+template <class T, Format F>
+cudaError_t dispatch_gemm(int config, const LinearArgs& args, const GemmPlan& plan,
+                          const CUtensorMap& codes_map, const CUtensorMap& x_map, cudaStream_t stream) {
+  return dispatch_gemm<T, F>(config, args, plan, codes_map, x_map, stream, std::make_integer_sequence<int, kGemmCount>());
 }
 
 }  // namespace awq::cuda

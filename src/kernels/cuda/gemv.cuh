@@ -6,10 +6,10 @@
 // resident warp are in flight at any time, which is what hides the latency of device memory. W is operand A
 // of the tensor cores and tokens are the columns of operand B; with one token seven of eight columns are
 // wasted, which costs nothing beside the reads. Sums are fp32; a group's sum is formed with the exact
-// integers code - zero and then multiplied by its scale.
+// numbers code - zero (of NF4 the table's, rounded) and then multiplied by its scale.
 //
-//   one unit in the ring:  codes R x 2 blocks x 512 B | x: Tokens rows of 256 B, 16 B apart | scales, zeros
-//   per group
+//   one unit in the ring:  codes R x 2 blocks x 512 B (8-bit ones 1,024) | x: Tokens rows of 256 B, 16 B apart |
+//   scales, zeros per group
 #pragma once
 #include <utility>
 
@@ -23,14 +23,16 @@ namespace awq::cuda {
 constexpr int kUnitBlocks = 2, kUnitCols = kUnitBlocks * kBlockCols;
 constexpr int kXRowBytes = kUnitCols * 2 + 16;  // 16 bytes of padding: ldmatrix meets no bank twice
 
-// R strips per block, Tokens a power of two up to 16, Groups per unit: 1, 2 or 4. With Split > 1 (Hopper) the
+// R strips of format F per block, Tokens a power of two up to 16, Groups per unit: 1, 2 or 4. With Split > 1 (Hopper) the
 // blocks of a cluster share rows and take turns at the units too: more blocks for small matrices without more
 // reads of x.
-template <class T, int R, int kWarps, int kDepth, int Tokens, int Groups, int Split>
+template <class T, Format F, int R, int kWarps, int kDepth, int Tokens, int Groups, int Split>
 struct Gemv {
-  static constexpr int kCodeBytes = R * kUnitBlocks * kFragmentBytes;
+  static constexpr Format kFormat = F;
+  static constexpr int kZeroBytes = zero_bytes(F), kBlockBytes = fragment_bytes(F), kParts = kBlockBytes / kFragmentBytes;
+  static constexpr int kCodeBytes = R * kUnitBlocks * kBlockBytes;
   static constexpr int kXBytes = Tokens * kXRowBytes;
-  static constexpr int kGroupBytes = (R * 40 + 15) / 16 * 16;  // R x 32 of scales, R x 8 of zeros
+  static constexpr int kGroupBytes = (R * (32 + kZeroBytes) + 15) / 16 * 16;  // R x 32 of scales, then zeros
   static constexpr int kStageBytes = kCodeBytes + kXBytes + Groups * kGroupBytes;
   static constexpr int kZeroRow =
       kWarps * kDepth * kStageBytes;  // 16 bytes of zeros: the tokens beyond the last
@@ -38,31 +40,36 @@ struct Gemv {
   static constexpr int kSumBytes = kWarps * Tokens * R * kStripRows * 4;
   static constexpr int kSharedBytes = kRingBytes > kSumBytes ? kRingBytes : kSumBytes;
   static constexpr int kTiles = (Tokens + 7) / 8;  // of 8 tokens
+  // What registers have to leave room for, as shared memory does; for affine 4-bit codes the compiler's own choice is good.
+  static constexpr int kFitting = 224 * 1024 / kSharedBytes, kUseful = kWarps == 8 ? 3 : 2;
+  static constexpr int kResidentBlocks = F == Format::kAffine4 ? 0 : kFitting < 1 ? 1 : kFitting < kUseful ? kFitting : kUseful;
 };
 
 template <class G, int R, int Groups>
 __device__ __forceinline__ void fetch_weights(const PackedView& w, uint32_t stage, int strip, int unit,
                                               int lane) {
   const char* codes = static_cast<const char*>(w.codes) +
-                      (static_cast<int64_t>(strip) * w.blocks + unit * kUnitBlocks) * kFragmentBytes +
+                      (static_cast<int64_t>(strip) * w.blocks + unit * kUnitBlocks) * G::kBlockBytes +
                       lane * 16;
 #pragma unroll
   for (int r = 0; r < R; ++r)
 #pragma unroll
-    for (int b = 0; b < kUnitBlocks; ++b)
-      copy16_async(stage + (r * kUnitBlocks + b) * kFragmentBytes + lane * 16,
-                   codes + (static_cast<int64_t>(r) * w.blocks + b) * kFragmentBytes);
+    for (int b = 0; b < kUnitBlocks * G::kParts; ++b)
+      copy16_async(stage + (r * kUnitBlocks * G::kParts + b) * kFragmentBytes + lane * 16,
+                   codes + (static_cast<int64_t>(r) * w.blocks * G::kParts + b) * kFragmentBytes);
   const int panel = strip / 8, in_panel = strip % 8;
 #pragma unroll
   for (int g = 0; g < Groups; ++g) {
     const int block = unit * kUnitBlocks + g * kUnitBlocks / Groups;
     const int group = Groups == 4 ? unit * 4 + g : block / w.group_blocks;
     const char* from =
-        static_cast<const char*>(w.scales) + (static_cast<int64_t>(panel) * w.groups + group) * kScaleBytes;
+        static_cast<const char*>(w.scales) + (static_cast<int64_t>(panel) * w.groups + group) * scale_bytes(G::kFormat);
     const uint32_t to = stage + G::kCodeBytes + G::kXBytes + g * G::kGroupBytes;
     if (lane < 2 * R) copy16_async(to + lane * 16, from + in_panel * 32 + lane * 16);
-    if (lane >= 16 && lane < 16 + R)
-      copy8_async(to + R * 32 + (lane - 16) * 8, from + kZeroOffset + (in_panel + lane - 16) * 8);
+    if constexpr (G::kZeroBytes > 0) {
+      if (lane >= 16 && lane < 16 + R)
+        copy_async<G::kZeroBytes>(to + R * 32 + (lane - 16) * G::kZeroBytes, from + kZeroOffset + (in_panel + lane - 16) * G::kZeroBytes);
+    }
   }
 }
 
@@ -80,9 +87,10 @@ __device__ __forceinline__ void fetch_x(const LinearArgs& args, uint32_t stage, 
   }
 }
 
-template <class T, int R, int kWarps, int kDepth, int Tokens, int Groups, int Split>
-__global__ void __launch_bounds__(kWarps * 32) gemv_kernel(const __grid_constant__ LinearArgs args) {
-  using G = Gemv<T, R, kWarps, kDepth, Tokens, Groups, Split>;
+template <class T, Format F, int R, int kWarps, int kDepth, int Tokens, int Groups, int Split>
+__global__ void __launch_bounds__(kWarps * 32, Gemv<T, F, R, kWarps, kDepth, Tokens, Groups, Split>::kResidentBlocks)
+    gemv_kernel(const __grid_constant__ LinearArgs args) {
+  using G = Gemv<T, F, R, kWarps, kDepth, Tokens, Groups, Split>;
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ TokenScales<Tokens> scales;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -128,7 +136,7 @@ __global__ void __launch_bounds__(kWarps * 32) gemv_kernel(const __grid_constant
     wait_copies<kDepth - 1>();
     __syncwarp();
     const unsigned char* bytes = shared + (stage - base);
-    GroupParams<T> params[R];
+    GroupParams<T, F> params[R];
     float2 scale[R];
 #pragma unroll
     for (int b = 0; b < kUnitBlocks; ++b) {
@@ -139,11 +147,13 @@ __global__ void __launch_bounds__(kWarps * 32) gemv_kernel(const __grid_constant
         for (int i = 0; i < 2; ++i)
           load_matrix_x4(x[n] + 4 * i,
                          real ? stage + x_row + n * 8 * kXRowBytes + b * 128 + i * 64 : base + G::kZeroRow);
-      uint4 codes[R];
+      BlockCodes<F> codes[R];
 #pragma unroll
       for (int r = 0; r < R; ++r)
-        codes[r] =
-            *reinterpret_cast<const uint4*>(bytes + (r * kUnitBlocks + b) * kFragmentBytes + lane * 16);
+#pragma unroll
+        for (int p = 0; p < G::kParts; ++p)
+          codes[r].parts[p] =
+              *reinterpret_cast<const uint4*>(bytes + ((r * kUnitBlocks + b) * G::kParts + p) * kFragmentBytes + lane * 16);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         constexpr int kSteps = 8 / Groups;  // of 16 columns, in a group
@@ -153,14 +163,14 @@ __global__ void __launch_bounds__(kWarps * 32) gemv_kernel(const __grid_constant
           for (int r = 0; r < R; ++r) {
             const unsigned char* g = bytes + G::kCodeBytes + G::kXBytes + group * G::kGroupBytes;
             const uint32_t s = *reinterpret_cast<const uint32_t*>(g + r * 32 + lane / 4 * 4);
-            params[r].set(s, g[R * 32 + r * 8 + lane / 4]);
+            params[r].set(load_zeros<F>(g + R * 32 + r * G::kZeroBytes, lane));
             scale[r] = __half22float2(as_half2(s));
           }
         }
 #pragma unroll
         for (int r = 0; r < R; ++r) {
           uint32_t a[4];
-          params[r].integers(i == 0 ? codes[r].x : i == 1 ? codes[r].y : i == 2 ? codes[r].z : codes[r].w, a);
+          codes[r].unscaled(params[r], i, a);
 #pragma unroll
           for (int n = 0; n < G::kTiles; ++n) mma_16x8x16<T>(part[r][n], a, x[n][2 * i], x[n][2 * i + 1]);
         }
@@ -217,30 +227,34 @@ __global__ void __launch_bounds__(kWarps * 32) gemv_kernel(const __grid_constant
   if constexpr (Split > 1) cluster_sync();  // no block ends while another reads its sums
 }
 
-template <class T, int Config, int Groups>
-using GemvOf = Gemv<T, kGemvConfigs[Config].strips, kGemvConfigs[Config].warps, kGemvConfigs[Config].depth,
-                    kGemvConfigs[Config].tokens, Groups, kGemvConfigs[Config].split>;
+template <class T, Format F, int Config, int Groups>
+using GemvOf = Gemv<T, F, gemv_configs(F)[Config].strips, gemv_configs(F)[Config].warps, gemv_configs(F)[Config].depth,
+                    gemv_configs(F)[Config].tokens, Groups, gemv_configs(F)[Config].split>;
 
-template <class T, int Config, int Groups>
+template <class T, Format F, int Config, int Groups>
 cudaError_t launch_gemv_config(const LinearArgs& args, cudaStream_t stream) {
-  constexpr GemvConfig c = kGemvConfigs[Config];
-  return launch_kernel(gemv_kernel<T, c.strips, c.warps, c.depth, c.tokens, Groups, c.split>, args.overlap,
+  constexpr GemvConfig c = gemv_configs(F)[Config];
+  return launch_kernel(gemv_kernel<T, F, c.strips, c.warps, c.depth, c.tokens, Groups, c.split>, args.overlap,
                        {args.w.strips() / c.strips * c.split, c.warps * 32, c.split},
-                       GemvOf<T, Config, Groups>::kSharedBytes, stream, args);
+                       GemvOf<T, F, Config, Groups>::kSharedBytes, stream, args);
 }
 
-// From run-time numbers to a kernel: the one place for an activation type.
-template <class T, int... Configs>
+// From run-time numbers to a kernel: the one place for an activation type and a format.
+template <class T, Format F, int... Configs>
 cudaError_t dispatch_gemv(int config, const LinearArgs& args, cudaStream_t stream,
                           std::integer_sequence<int, Configs...>) {
   const int groups = args.w.groups_in(kUnitBlocks);
   cudaError_t error = cudaErrorInvalidValue;
-  ((config == Configs ? (void)(error = groups == 1   ? launch_gemv_config<T, Configs, 1>(args, stream)
-                                       : groups == 2 ? launch_gemv_config<T, Configs, 2>(args, stream)
-                                                     : launch_gemv_config<T, Configs, 4>(args, stream))
+  ((config == Configs ? (void)(error = groups == 1   ? launch_gemv_config<T, F, Configs, 1>(args, stream)
+                                       : groups == 2 ? launch_gemv_config<T, F, Configs, 2>(args, stream)
+                                                     : launch_gemv_config<T, F, Configs, 4>(args, stream))
                       : (void)0),
    ...);
   return error;
+}
+template <class T, Format F>
+cudaError_t dispatch_gemv(int config, const LinearArgs& args, cudaStream_t stream) {
+  return dispatch_gemv<T, F>(config, args, stream, std::make_integer_sequence<int, gemv_count(F)>());
 }
 
 }  // namespace awq::cuda

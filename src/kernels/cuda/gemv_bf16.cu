@@ -3,7 +3,7 @@
 namespace awq::cuda {
 
 cudaError_t launch_gemv_bf16(int config, const LinearArgs& args, cudaStream_t stream) {
-  return dispatch_gemv<__nv_bfloat16>(config, args, stream, std::make_integer_sequence<int, kGemvCount>());
+  return dispatch_gemv<__nv_bfloat16, Format::kAffine4>(config, args, stream);
 }
 
 }  // namespace awq::cuda

@@ -82,12 +82,7 @@ Linear::Linear(const PackedView& view) : view_(view) { describe(); }
 void Linear::describe() {
   if (!is_hopper()) return;
   for (const int blocks : {1, 2})
-    maps_[blocks - 1] = codes_tensor_map(view_.codes, view_.strips(), view_.blocks, blocks);
-}
-
-int64_t Linear::bytes() const {
-  return int64_t{view_.strips()} * view_.blocks * kFragmentBytes +
-         int64_t{view_.panels()} * view_.groups * kScaleBytes;
+    maps_[blocks - 1] = codes_tensor_map(view_.format, view_.codes, view_.strips(), view_.blocks, blocks);
 }
 
 namespace {
@@ -164,13 +159,13 @@ void Linear::run(Context& context, const Choice& choice, Act act, const Product&
     }
     args.tokens = static_cast<int>(std::min<int64_t>(choice.tokens, product.tokens - first));
     if (choice.way == Way::kGemv) {
-      check(launch_gemv(choice.config, act, args, stream), "starting a 4-bit product of few tokens");
+      check(launch_gemv(choice.config, act, args, stream), "starting a product of few tokens");
     } else {
       check_internal(plain_or_f32(product), "a product of many tokens with a special input or output");
-      const GemmConfig& config = kGemmConfigs[choice.config];
+      const GemmConfig& config = gemm_configs(view_.format)[choice.config];
       check(launch_gemm_sm90(choice.config, act, args, choice.plan, maps_[config.blocks - 1],
                              x_tensor_map(args.x, args.tokens, view_.in, config.tokens), stream),
-            "starting a 4-bit product");
+            "starting a product");
     }
   }
 }

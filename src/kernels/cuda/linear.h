@@ -1,4 +1,4 @@
-// Linear layers y = x Wᵀ on an NVIDIA GPU, of 4-bit weights (packed once) or dense ones, run for any number of tokens.
+// Linear layers y = x Wᵀ on an NVIDIA GPU, of packed weights (pack.h: 4-bit, 8-bit, NF4) or dense ones, run for any number of tokens.
 #pragma once
 #include <memory>
 
@@ -80,7 +80,7 @@ class Linear {
   int64_t out() const { return view_.out; }
   int64_t in() const { return view_.in; }
   int strips() const { return view_.strips(); }
-  int64_t bytes() const;  // resident, what a decode step must read
+  int64_t bytes() const { return view_.codes_bytes() + view_.scales_bytes(); }  // resident, what a decode step must read
   const PackedView& view() const { return view_; }
 
  private:

@@ -15,22 +15,24 @@ constexpr int kLanes = 32;
 
 PackedView view_of(const QuantWeight& w) {
   const Scheme& s = w.scheme;
+  const std::optional<Format> format = packed_format(w);
+  if (!format)
+    fail(Code::kUnsupported,
+         "CUDA linear: weights {} [{}, {}]: expected NF4 or affine codes with integer zero points or none and 16-bit inputs, groups of 32 "
+         "or of a multiple of 64 columns, and at most {} rows and columns",
+         s.text(), w.rows, w.cols, kLargest);
   const int64_t group = s.group_size(w.cols);
-  if (s.code != CodeKind::kAffine || s.bits > 4 || s.zero == ZeroKind::kReal ||
-      s.activations != Activations::kFloat)
-    fail(Code::kUnsupported, "CUDA linear: weights {}: expected at most 4 bits with integer zero points or none",
-         s.text());
-  if (group != 32 && group % 64 != 0)
-    fail(Code::kUnsupported, "CUDA linear: groups of {} columns: expected 32 or a multiple of 64", group);
-  if (w.rows > kLargest || w.cols > kLargest)
-    fail(Code::kUnsupported, "CUDA linear: shape [{}, {}]: expected at most {} rows and columns", w.rows,
-         w.cols, kLargest);
   PackedView view;
+  view.format = *format;
   view.out = static_cast<int>(w.rows), view.in = static_cast<int>(w.cols);
   view.blocks = static_cast<int>((w.cols + 127) / 128 * 2);
-  view.groups_per_block = group == 32 ? 2 : 1;
-  view.group_blocks = group == 32 ? 1 : static_cast<int>(group / kBlockCols);
-  view.groups = group == 32 ? view.blocks * 2 : (view.blocks + view.group_blocks - 1) / view.group_blocks;
+  if (group == 32) {
+    view.groups_per_block = 2, view.groups = view.blocks * 2;
+  } else {
+    // One group for a row holds the columns beyond it too.
+    view.group_blocks = group == w.cols ? view.blocks : static_cast<int>(group / kBlockCols);
+    view.groups = (view.blocks + view.group_blocks - 1) / view.group_blocks;
+  }
   return view;
 }
 
@@ -41,43 +43,62 @@ int scale_exponent(const std::vector<float>& scales) {
   return top > 0 ? 7 - std::ilogb(top) : 0;
 }
 
-// Word i of lane l of the strip's block that starts at column k0; columns beyond W are 0.
-uint32_t fragment_word(const QuantWeight& w, int64_t row0, int64_t k0, int lane, int i) {
-  uint32_t word = 0;
-  for (int nibble = 0; nibble < 8; ++nibble) {  // bits 4 * nibble; layout.h
-    const int64_t row = row0 + lane / 4 + nibble % 2 * 8;
-    const int64_t col = k0 + 16 * i + lane % 4 * 2 + nibble / 2 % 2 * 8 + nibble / 4;
+// Word `word` of lane l of the strip's block that starts at column k0, as layout.h has it; columns beyond W are 0.
+uint32_t fragment_word(const QuantWeight& w, Format format, int64_t row0, int64_t k0, int lane, int word) {
+  const int bits = format == Format::kAffine8 ? 8 : 4, codes = 32 / bits, words = bits / 4;  // in a word, in a step
+  uint32_t result = 0;
+  for (int i = 0; i < codes; ++i) {
+    const int at = word % words * codes + i;                        // among the 8 codes of a step
+    const int reg = format == Format::kAffine4 ? at % 4 : at / 2;   // of operand A
+    const int half = format == Format::kAffine4 ? at / 4 : at % 2;  // of the register
+    const int64_t row = row0 + lane / 4 + reg % 2 * 8;
+    const int64_t col = k0 + word / words * 16 + lane % 4 * 2 + reg / 2 * 8 + half;
     if (row < w.rows && col < w.cols)
-      word |= static_cast<uint32_t>(w.codes[row * w.cols + col]) << (4 * nibble);
+      result |= static_cast<uint32_t>(w.codes[row * w.cols + col]) << (bits * i);
   }
-  return word;
+  return result;
 }
 
 void pack_codes(const QuantWeight& w, const PackedView& view, int64_t strip, std::byte* to) {
+  const int halves = fragment_bytes(view.format) / kFragmentBytes;
   for (int64_t block = 0; block < view.blocks; ++block)
-    for (int lane = 0; lane < kLanes; ++lane)
-      for (int i = 0; i < 4; ++i, to += 4) {
-        const uint32_t word = fragment_word(w, strip * kStripRows, block * kBlockCols, lane, i);
-        std::memcpy(to, &word, 4);
-      }
+    for (int half = 0; half < halves; ++half)
+      for (int lane = 0; lane < kLanes; ++lane)
+        for (int i = 0; i < 4; ++i, to += 4) {
+          const uint32_t word = fragment_word(w, view.format, strip * kStripRows, block * kBlockCols, lane, half * 4 + i);
+          std::memcpy(to, &word, 4);
+        }
 }
 
 void pack_scales(const QuantWeight& w, const PackedView& view, int exponent, int64_t panel, std::byte* to) {
   const int64_t groups = w.groups();
   for (int64_t g = 0; g < std::min<int64_t>(view.groups, groups); ++g) {
-    std::byte* block = to + g * kScaleBytes;
+    std::byte* block = to + g * scale_bytes(view.format);
     for (int r = 0; r < kPanelRows; ++r) {
       const int64_t row = panel * kPanelRows + r;
       if (row >= w.rows) break;
       const int pair = r / kStripRows * 8 + r % 8, upper = r / 8 % 2;
       const fp16_t scale = f32_to_fp16(std::ldexp(w.scales[row * groups + g], exponent));
       std::memcpy(block + pair * 4 + upper * 2, &scale, 2);
-      block[kZeroOffset + pair] |= static_cast<std::byte>(w.zero_at(row, g) << (4 * upper));
+      if (view.format == Format::kAffine4)
+        block[kZeroOffset + pair] |= static_cast<std::byte>(w.zero_at(row, g) << (4 * upper));
+      else if (view.format == Format::kAffine8)
+        block[kZeroOffset + pair * 2 + upper] = static_cast<std::byte>(w.zero_at(row, g));
     }
   }
 }
 
 }  // namespace
+
+std::optional<Format> packed_format(const QuantWeight& w) {
+  const Scheme& s = w.scheme;
+  const int64_t group = s.group_size(w.cols);
+  if ((group != 32 && group % kBlockCols != 0 && group != w.cols) || w.rows > kLargest || w.cols > kLargest) return {};
+  if (s.code == CodeKind::kNf4) return Format::kNf4;
+  if (s.zero == ZeroKind::kReal) return {};
+  if (s.bits > 4) return Format::kAffine8;
+  return s.activations == Activations::kFloat ? std::optional(Format::kAffine4) : std::nullopt;
+}
 
 PackedHost pack_host(const QuantWeight& w) {
   check_consistent(w);
@@ -86,10 +107,9 @@ PackedHost pack_host(const QuantWeight& w) {
   const PackedView& view = packed.view;
   const int exponent = scale_exponent(w.scales);
   packed.view.out_scale = std::ldexp(1.0f, -exponent);
-  const int64_t strip_bytes = int64_t{view.blocks} * kFragmentBytes,
-                panel_bytes = int64_t{view.groups} * kScaleBytes;
-  packed.codes.resize(static_cast<size_t>(view.strips() * strip_bytes));
-  packed.scales.resize(static_cast<size_t>(view.panels() * panel_bytes));
+  const int64_t strip_bytes = view.codes_bytes() / view.strips(), panel_bytes = view.scales_bytes() / view.panels();
+  packed.codes.resize(static_cast<size_t>(view.codes_bytes()));
+  packed.scales.resize(static_cast<size_t>(view.scales_bytes()));
   parallel_for(view.strips(),
                [&](int64_t s) { pack_codes(w, view, s, packed.codes.data() + s * strip_bytes); });
   parallel_for(view.panels(),

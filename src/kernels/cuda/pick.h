@@ -11,8 +11,8 @@ struct DeviceTraits {
 };
 
 enum class Way : uint8_t {
-  kGemv,   // gemv.cuh, config of kGemvConfigs
-  kGemm,   // gemm_sm90.cuh, config of kGemmConfigs, dealt out as plan says
+  kGemv,   // gemv.cuh, config of gemv_configs()
+  kGemm,   // gemm_sm90.cuh, config of gemm_configs(), dealt out as plan says
   kDense,  // dequantize slices and multiply them with cuBLAS
 };
 

@@ -51,9 +51,11 @@ CUtensorMap int8_tensor_map(const void* data, int64_t rows, int64_t cols, int bo
   return describe(data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, rows, cols, box_rows, 128, CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
-CUtensorMap codes_tensor_map(const void* codes, int64_t strips, int64_t blocks, int box_blocks) {
-  return describe(codes, CU_TENSOR_MAP_DATA_TYPE_UINT32, 4, strips, blocks * 128, 8, box_blocks * 128,
-                  CU_TENSOR_MAP_SWIZZLE_NONE);
+// A box has at most 256 elements along a side: they are as large as it takes.
+CUtensorMap codes_tensor_map(Format format, const void* codes, int64_t strips, int64_t blocks, int box_blocks) {
+  const int element = fragment_bytes(format) / kCodesMapBlock;
+  return describe(codes, element == 8 ? CU_TENSOR_MAP_DATA_TYPE_UINT64 : CU_TENSOR_MAP_DATA_TYPE_UINT32, element, strips,
+                  blocks * kCodesMapBlock, 8, box_blocks * kCodesMapBlock, CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
 }  // namespace awq::cuda

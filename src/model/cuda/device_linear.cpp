@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/pack.h"
 #include "kernels/cuda/step.h"
 
 namespace awq {
@@ -46,10 +47,13 @@ Buffer cleared(int64_t bytes) {
 
 Buffer uploaded_f32(const Tensor& t) { return t.empty() ? Buffer() : uploaded(t.to_f32()); }
 
-bool packs(const QuantWeight& w) {
-  const int64_t group = w.scheme.group_size(w.cols);
-  return w.scheme.code == CodeKind::kAffine && w.scheme.bits <= 4 && w.scheme.zero != ZeroKind::kReal &&
-         w.scheme.activations == Activations::kFloat && (group == 32 || group % 64 == 0);
+const char* DeviceLinear::kernel() const {
+  if (!packed) return int8 ? "cuda-w8a8" : nullptr;
+  switch (packed->view().format) {
+    case cuda::Format::kAffine8: return "cuda-w8";
+    case cuda::Format::kNf4: return "cuda-nf4";
+    default: return "cuda-w4";
+  }
 }
 
 namespace {
@@ -86,7 +90,7 @@ QuantWeight paired(const QuantWeight& gate, const QuantWeight& up) {
 // Whether all parts are quantized alike, in a way that a kernel takes.
 bool stored_alike(const std::vector<const WeightSource*>& parts) {
   const auto* first = std::get_if<QuantWeight>(parts[0]);
-  if (first == nullptr || !(packs(*first) || cuda::Int8Linear::takes(*first))) return false;
+  if (first == nullptr || !(cuda::packed_format(*first) || cuda::Int8Linear::takes(*first))) return false;
   return std::all_of(parts.begin(), parts.end(), [&](const WeightSource* source) {
     const auto* q = std::get_if<QuantWeight>(source);
     return q != nullptr && q->scheme == first->scheme && q->scale_dtype == first->scale_dtype;
@@ -117,10 +121,10 @@ DeviceLinear make_linear(const BlockSpec& spec, const BlockWeights& weights, Sit
     const QuantWeight whole = quantized.size() == 1 ? *quantized[0]
                               : linear.gated        ? paired(*quantized[0], *quantized[1])
                                                     : stacked(quantized);
-    if (packs(whole))
-      linear.packed.emplace(whole);
-    else
+    if (cuda::Int8Linear::takes(whole))
       linear.int8.emplace(whole);
+    else
+      linear.packed.emplace(whole);
   } else {
     linear.gated = site == Site::kMlpIn && !biased && linear.out % 16 == 0;
     linear.rows = Buffer(linear.out * linear.in * 2);

@@ -16,10 +16,8 @@ cuda::Buffer cleared(int64_t bytes);  // zeros
 cuda::Buffer uploaded(const Tensor& t);
 cuda::Buffer uploaded_f32(const Tensor& t);  // empty where t is
 
-// What cuda::Linear takes; other schemes are multiplied dense.
-bool packs(const QuantWeight& w);
-
-// Linears with one input as one product: packed 4 bits, int8 with int8 inputs, or dense in the activations' type.
+// Linears with one input as one product: packed (affine codes in 4 or 8 bits, NF4), int8 with int8 inputs, or dense in the
+// activations' type.
 struct DeviceLinear {
   std::optional<cuda::Linear> packed;
   std::optional<cuda::Int8Linear> int8;
@@ -39,7 +37,7 @@ struct DeviceLinear {
   // Of what takes pieces.
   int strips() const { return packed ? packed->strips() : dense->strips(); }
   int64_t bytes() const { return packed ? packed->bytes() : int8 ? int8->bytes() : rows.bytes(); }
-  const char* kernel() const { return packed ? "cuda-w4" : int8 ? "cuda-w8a8" : nullptr; }  // null: dense
+  const char* kernel() const;  // null: dense
 };
 
 // The linears of a block that read a site. Throws kUnsupported for inputs and outputs that are no multiples of 8.

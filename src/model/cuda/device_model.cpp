@@ -9,9 +9,12 @@
 #include <mutex>
 #include <optional>
 
+#include "kernels/cuda/pack.h"
 #include "kernels/cuda/step.h"
 #include "kernels/devices.h"
 #include "model/cuda/device_linear.h"
+#include "model/cuda/device_sampler.h"
+#include "model/cuda/pinned.h"
 #include "model/model.h"
 
 namespace awq {
@@ -35,28 +38,10 @@ struct DeviceCache {
   uint64_t id = 0;  // no other has it, while one of another size or type may come to lie at the same address
 };
 
-// Memory that the device copies from and to without staging.
-class Pinned {
- public:
-  Pinned() = default;
-  ~Pinned() { cudaFreeHost(data_); }
-  Pinned(const Pinned&) = delete;
-  Pinned& operator=(const Pinned&) = delete;
-  template <class T>
-  T* grown(int64_t count) {
-    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
-    if (bytes > bytes_) {
-      cudaFreeHost(data_);
-      data_ = nullptr, bytes_ = 0;
-      check(cudaMallocHost(&data_, static_cast<size_t>(bytes)), "allocating pinned memory");
-      bytes_ = bytes;
-    }
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void* data_ = nullptr;
-  int64_t bytes_ = 0;
+// States [tokens, hidden] in 16 bits, of one caller.
+struct DeviceStates {
+  Buffer rows;
+  int64_t tokens = 0;
 };
 
 struct Graph {
@@ -102,7 +87,7 @@ class CudaModel : public DeviceModel {
       if (!config_->tied) head_dense_ = uploaded(head.to(act_dtype(act_)));
     } else {
       const QuantWeight w = round_table(head, head_bits);
-      if (head_bits == 4 && packs(w)) {
+      if (head_bits == 4 && cuda::packed_format(w) == cuda::Format::kAffine4) {
         head4_.emplace(w);
       } else {
         head_bits_ = 8;
@@ -141,6 +126,30 @@ class CudaModel : public DeviceModel {
     download(normed32_.data(), n, hidden);
   }
 
+  void forward(const BatchView& batch, void* cache, std::shared_ptr<void>& states) const override {
+    const std::lock_guard lock(mutex_);
+    const auto tokens = static_cast<int64_t>(batch.tokens.size()), bytes = tokens * config_->hidden * 2;
+    if (!states) states = std::make_shared<DeviceStates>();
+    auto& kept = *static_cast<DeviceStates*>(states.get());
+    kept.tokens = tokens;
+    if (tokens == 0) return;
+    run(batch, static_cast<DeviceCache*>(cache), false);
+    if (kept.rows.bytes() < bytes) kept.rows = Buffer(std::max<int64_t>(bytes, 64 * config_->hidden * 2));
+    check(cudaMemcpyAsync(kept.rows.data(), normed_.data(), static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_.get()),
+          "keeping states");
+    // Of a prompt, maybe nothing is drawn: the caller's clock is to see what it took.
+    if (batch.spans.size() != batch.tokens.size()) stream_.synchronize();
+  }
+
+  void draw(const void* states, std::span<const RowDraw> rows, DrawnRows& out) const override {
+    const std::lock_guard lock(mutex_);
+    out.tokens.assign(rows.size(), -1);
+    int64_t fetched = 0;
+    for (size_t first = 0; first < rows.size(); first += kHeadRows)
+      fetched = draw_some(*static_cast<const DeviceStates*>(states), rows.subspan(first, std::min<size_t>(kHeadRows, rows.size() - first)),
+                          out.tokens.data() + first, fetched, out.logits);
+  }
+
   void greedy(const BatchView& batch, void* cache, int32_t* ids) const override {
     const std::lock_guard lock(mutex_);
     const auto tokens = static_cast<int64_t>(batch.tokens.size());
@@ -152,14 +161,14 @@ class CudaModel : public DeviceModel {
 
   void logits(const float* hidden, int64_t rows, float* out) const override {
     const std::lock_guard lock(mutex_);
-    constexpr int64_t kRows = 256;
-    for (int64_t first = 0; first < rows; first += kRows) {
-      const int64_t n = std::min(kRows, rows - first), in = config_->hidden, vocab = config_->vocab;
+    for (int64_t first = 0; first < rows; first += kHeadRows) {
+      const int64_t n = std::min(kHeadRows, rows - first), in = config_->hidden, vocab = config_->vocab;
       grow_logits(n);
       const int64_t words = n * in;
       float* staged = staging_.grown<float>(words);
       std::memcpy(staged, hidden + first * in, static_cast<size_t>(words) * 4);
-      if (head_in32_.bytes() < words * 4) head_in32_ = Buffer(kRows * in * 4), head_in_ = Buffer(kRows * in * 2);
+      if (head_in32_.bytes() == 0) head_in32_ = Buffer(kHeadRows * in * 4);
+      grow_head_in();
       check(cudaMemcpyAsync(head_in32_.data(), staged, static_cast<size_t>(words) * 4, cudaMemcpyHostToDevice, stream_.get()),
             "copying to the device");
       check(cuda::launch_round(act_, head_in32_.as<float>(), words, head_in_.data(), stream_.get()), "rounding states");
@@ -188,6 +197,51 @@ class CudaModel : public DeviceModel {
   int64_t head_bytes() const {
     if (shares_table()) return embedding_.bytes();
     return head4_ ? head4_->bytes() : head_dense_.bytes() + head_codes_.bytes() + head_scales_.bytes() + head_zeros_.bytes();
+  }
+
+  void grow_head_in() const {
+    if (head_in_.bytes() == 0) head_in_ = Buffer(kHeadRows * config_->hidden * 2);
+  }
+
+  // The output layer's inputs [rows, hidden]: where they lie already when they follow each other.
+  const void* head_inputs(const DeviceStates& states, std::span<const RowDraw> rows) const {
+    const int64_t row_bytes = config_->hidden * 2;
+    bool in_order = rows[0].row * row_bytes % 16 == 0;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      check_internal(rows[i].row >= 0 && rows[i].row < states.tokens, "a row outside the step");
+      in_order = in_order && rows[i].row == rows[0].row + static_cast<int64_t>(i);
+    }
+    if (in_order) return states.rows.as<std::byte>() + rows[0].row * row_bytes;
+    grow_head_in();
+    if (row_numbers_.bytes() == 0) row_numbers_ = Buffer(kHeadRows * 4);
+    auto* numbers = row_numbers_host_.grown<int32_t>(kHeadRows);
+    for (size_t i = 0; i < rows.size(); ++i) numbers[i] = static_cast<int32_t>(rows[i].row);
+    check(cudaMemcpyAsync(row_numbers_.data(), numbers, rows.size() * 4, cudaMemcpyHostToDevice, stream_.get()), "copying to the device");
+    check(cuda::launch_gather_rows(states.rows.data(), row_numbers_.as<int>(), static_cast<int>(rows.size()), row_bytes, head_in_.data(),
+                                   stream_.get()),
+          "gathering states");
+    return head_in_.data();
+  }
+
+  // Of at most kHeadRows rows; those not drawn are appended to logits, which has `fetched` rows. Their new number.
+  int64_t draw_some(const DeviceStates& states, std::span<const RowDraw> rows, int32_t* tokens, int64_t fetched,
+                    std::vector<float>& logits) const {
+    const auto count = static_cast<int64_t>(rows.size()), vocab = config_->vocab;
+    grow_logits(count);
+    run_head(head_inputs(states, rows), count);
+    sampler_.draw(logits_.as<float>(), vocab, rows, stream_.get(), tokens);
+    const int64_t missing = std::count(tokens, tokens + count, -1);
+    if (static_cast<int64_t>(logits.size()) < (fetched + missing) * vocab) logits.resize(static_cast<size_t>((fetched + missing) * vocab));
+    float* staged = staging_.grown<float>(missing * vocab);
+    int64_t copied = 0;
+    for (int64_t i = 0; i < count; ++i)
+      if (tokens[i] < 0)
+        check(cudaMemcpyAsync(staged + copied++ * vocab, logits_.as<float>() + i * vocab, static_cast<size_t>(vocab) * 4,
+                              cudaMemcpyDeviceToHost, stream_.get()),
+              "copying from the device");
+    stream_.synchronize();
+    std::copy_n(staged, missing * vocab, logits.data() + fetched * vocab);
+    return fetched + missing;
   }
 
   template <class T>
@@ -267,6 +321,7 @@ class CudaModel : public DeviceModel {
     }
     if (decoding && !decodes_in_clusters()) grow_parts(pages, spans);
     const int64_t each = (tokens + 3) / 4 * 4, pages_at = 7 * each + 2 * tiles, words = pages_at + pages;
+    stream_.synchronize();  // a step whose states nobody asked for yet may still be copying what was sent for it
     int32_t* to = sent_host_.grown<int32_t>(words);
     if (sent_.bytes() < words * 4) {
       stream_.synchronize();
@@ -465,6 +520,7 @@ class CudaModel : public DeviceModel {
   }
 
   static constexpr int64_t kTileRows = 64;
+  static constexpr int64_t kHeadRows = 256;  // logits are computed for so many rows at a time
   static constexpr size_t kMostGraphs = 600;  // 256 batch sizes, with and without the output layer
 
   std::shared_ptr<const ModelConfig> config_;
@@ -477,9 +533,10 @@ class CudaModel : public DeviceModel {
   mutable std::mutex mutex_;
   mutable cuda::Context context_;
   mutable cuda::Stream stream_;
-  mutable Pinned staging_, sent_host_;
+  mutable Pinned staging_, sent_host_, row_numbers_host_;
+  mutable DeviceSampler sampler_;
   mutable Buffer residual_, norm_parts_[2], normed_, normed32_, delta_, qkv_, mixed_, mlp_, partials_, arrivals_, next_, logits_, argmax_,
-      head_out_, head_in32_, head_in_, sent_;
+      head_out_, head_in32_, head_in_, sent_, row_numbers_;
   mutable std::shared_ptr<DeviceCache> own_cache_;
   mutable const int2* tiles_ = nullptr;
   mutable int tile_count_ = 0;

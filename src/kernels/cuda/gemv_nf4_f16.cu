@@ -1,0 +1,9 @@
+#include "kernels/cuda/gemv.cuh"
+
+namespace awq::cuda {
+
+cudaError_t launch_gemv_nf4_f16(int config, const LinearArgs& args, cudaStream_t stream) {
+  return dispatch_gemv<__half, Format::kNf4>(config, args, stream);
+}
+
+}  // namespace awq::cuda
