@@ -76,9 +76,9 @@ void take_rounded(const std::vector<uint8_t>& pages, const SpanView& span, const
 
 // Three sequences read their prompt, then one more token each: rotation, cache, attention of both kinds. An 8-bit cache is compared
 // element by element, and attention over it with the CPU's over the numbers it holds.
-void expect_attention(Act act, const Case& c, cuda::DecodeShape shape) {
-  SCOPED_TRACE(fmt::format("{}, {} heads of {}, {} for keys, window {}, {} blocks of {} warps, {} cache, values of {}",
-                           act == Act::kF16 ? "fp16" : "bf16", c.heads, c.head_dim, c.kv_heads, c.window, shape.blocks, shape.warps,
+void expect_attention(Act act, const Case& c, int splits) {
+  SCOPED_TRACE(fmt::format("{}, {} heads of {}, {} for keys, window {}, {} splits, {} cache, values of {}",
+                           act == Act::kF16 ? "fp16" : "bf16", c.heads, c.head_dim, c.kv_heads, c.window, splits,
                            c.int8 ? "8-bit" : "16-bit", c.values));
   const std::vector<int> prompts = {75, 1, 200};
   constexpr int kPages = 16;
@@ -118,7 +118,9 @@ void expect_attention(Act act, const Case& c, cuda::DecodeShape shape) {
       if (static_cast<int>(i) % width >= (c.heads + c.kv_heads) * c.head_dim) numbers[i] *= c.values;
     const auto qkv = to_act(act, numbers);
     const Buffer d_qkv = upload(qkv), d_positions = upload(positions), d_span_of = upload(span_of), d_spans = upload(spans),
-                 d_tiles = upload(tiles), y = upload(std::vector<uint16_t>(static_cast<size_t>(tokens * c.heads * c.head_dim), 0xffff));
+                 d_tiles = upload(tiles), y = upload(std::vector<uint16_t>(static_cast<size_t>(tokens * c.heads * c.head_dim), 0xffff)),
+                 arrivals = upload(std::vector<uint32_t>(static_cast<size_t>(3 * c.kv_heads))),
+                 partials(int64_t{tokens} * c.heads * splits * (c.head_dim + 2) * 4);
     const cuda::Batch batch{nullptr, d_positions.as<int>(), d_span_of.as<int>(), d_spans.as<cuda::DeviceSpan>(), d_pages.as<int>(),
                             tokens, 3};
     cuda::RopeArgs rope_args;
@@ -130,7 +132,7 @@ void expect_attention(Act act, const Case& c, cuda::DecodeShape shape) {
     args.batch = batch, args.cache = view, args.q = d_qkv.data(), args.y = y.data(), args.ldq = width;
     args.heads = c.heads, args.window = c.window, args.scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
     args.tiles = d_tiles.as<int2>(), args.tile_count = static_cast<int>(tiles.size());
-    args.warps = shape.warps, args.splits = shape.blocks;
+    args.splits = splits, args.partials = partials.as<float>(), args.arrivals = arrivals.as<uint32_t>();
     if (decoding) {
       cuda::check(cuda::launch_attention_decode(act, args, rope_args, stream.get()), "attention");
     } else {
@@ -157,6 +159,7 @@ void expect_attention(Act act, const Case& c, cuda::DecodeShape shape) {
     }
     attention_paged({c.heads, c.kv_heads, c.head_dim, args.scale, c.window}, cache, want_spans, x.data(), width, want.data());
     EXPECT_LT(distance(widened(act, fetched<uint16_t>(y)), want), (c.int8 ? 0.7 : 2) * bound(act)) << (decoding ? "decode" : "prefill");
+    EXPECT_EQ(fetched<uint32_t>(arrivals), std::vector<uint32_t>(static_cast<size_t>(3 * c.kv_heads))) << "as they were";
   }
 }
 
@@ -165,7 +168,7 @@ TEST(DeviceStep, AttentionOverTheCache) {
   for (const Act act : kActs)
     for (const Case& c : {Case{4, 2, 64, 0, false, false}, Case{9, 3, 64, 0, false, true}, Case{8, 1, 128, 0, true, false},
                           Case{16, 1, 96, 0, false, false}, Case{4, 4, 128, 33, true, true}, Case{6, 2, 64, 16, false, false}})
-      for (const cuda::DecodeShape& shape : {cuda::DecodeShape{4, 1}, {8, 1}, {4, 2}, {8, 3}, {8, 8}}) expect_attention(act, c, shape);
+      for (const int splits : {1, 3, 32}) expect_attention(act, c, splits);
 }
 
 TEST(DeviceStep, AttentionOverAnInt8Cache) {
@@ -174,10 +177,10 @@ TEST(DeviceStep, AttentionOverAnInt8Cache) {
     for (Case c : {Case{4, 2, 64, 0, false, false}, Case{9, 3, 64, 0, false, true}, Case{8, 1, 128, 0, true, false},
                    Case{16, 1, 96, 0, false, false}, Case{4, 4, 128, 33, true, true}, Case{6, 2, 64, 16, false, false}}) {
       c.int8 = true;
-      for (const cuda::DecodeShape& shape : {cuda::DecodeShape{4, 1}, {8, 1}, {4, 2}, {8, 3}, {8, 8}}) expect_attention(act, c, shape);
+      for (const int splits : {1, 3, 32}) expect_attention(act, c, splits);
     }
   // Weights times scales of values as small as these are below what fp16 holds.
-  for (const Act act : kActs) expect_attention(act, {8, 2, 128, 0, false, false, true, 1.0f / 256}, {8, 3});
+  for (const Act act : kActs) expect_attention(act, {8, 2, 128, 0, false, false, true, 1.0f / 256}, 3);
 }
 
 TEST(DeviceStep, AddsAndNormalises) {

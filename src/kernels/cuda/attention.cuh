@@ -204,6 +204,20 @@ __device__ __forceinline__ void finish_sums(Accumulator<HeadDim>& acc) {
   }
 }
 
+// Whether this block is the last of so many to get here; then it sees what the others wrote before. For whole blocks; *arrivals is 0
+// between launches.
+__device__ __forceinline__ bool last_to_arrive(uint32_t* arrivals, int blocks) {
+  __shared__ uint32_t arrived;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) arrived = atomicAdd(arrivals, 1);
+  __syncthreads();
+  if (arrived + 1 != static_cast<uint32_t>(blocks)) return false;
+  if (threadIdx.x == 0) *arrivals = 0;
+  __threadfence();
+  return true;
+}
+
 // Page i of a span, of key head kv.
 template <bool Cached, class T, class Stored, int HeadDim>
 __device__ __forceinline__ void load_page(const AttentionArgs& a, const DeviceSpan& span, int i, int kv, int lane,

@@ -136,7 +136,6 @@ __device__ __forceinline__ void join_parts(const PartLines<HeadDim>& lines, int 
 template <class T, class Stored, int HeadDim>
 __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_constant__ AttentionArgs a) {
   allow_successor();
-  __shared__ uint32_t arrived;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int group = a.heads / a.cache.kv_heads;
   const int split = blockIdx.x % a.splits, kv = blockIdx.x / a.splits % a.cache.kv_heads, index = blockIdx.x / (a.splits * a.cache.kv_heads);
@@ -169,14 +168,7 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
       if (lane % 4 == 0) *reinterpret_cast<float2*>(line + HeadDim) = make_float2(acc.top[h], acc.sum[h]);
     }
   }
-  __threadfence();
-  __syncthreads();
-  uint32_t* arrivals = a.arrivals + index * a.cache.kv_heads + kv;
-  if (threadIdx.x == 0) arrived = atomicAdd(arrivals, 1);
-  __syncthreads();
-  if (arrived + 1 != static_cast<uint32_t>(blocks)) return;
-  if (threadIdx.x == 0) *arrivals = 0;
-  __threadfence();
+  if (!last_to_arrive(a.arrivals + index * a.cache.kv_heads + kv, blocks)) return;
   join_parts<T, HeadDim>(lines, keys.begin, keys.end, group, static_cast<T*>(a.y) + (static_cast<int64_t>(span.first) * a.heads + kv * group) * HeadDim);
 }
 

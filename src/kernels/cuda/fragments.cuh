@@ -277,28 +277,6 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 #endif
 }
-// The two halves of it. What stood in shared memory before cluster_arrive() is seen by the cluster's blocks after cluster_wait().
-__device__ __forceinline__ void cluster_arrive() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void cluster_wait() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
-#endif
-}
-// A pair of floats to the shared memory of another block of the cluster, 8-byte aligned.
-__device__ __forceinline__ void store_cluster(uint32_t address, uint32_t rank, float2 v) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{.reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "st.shared::cluster.v2.f32 [remote], {%2, %3};}" ::"r"(address),
-      "r"(rank), "f"(v.x), "f"(v.y)
-      : "memory");
-#endif
-}
 // A float in the shared memory of another block of the cluster.
 __device__ __forceinline__ float load_cluster(uint32_t address, uint32_t rank) {
   float v = 0;

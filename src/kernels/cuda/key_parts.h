@@ -1,7 +1,6 @@
 // Where attention cuts a sequence's keys when sums must not depend on the batch: at multiples of kPartKeys positions from its
 // beginning, whoever computes a part and whatever else the step holds. A part is summed page by page, parts are joined in order.
 #pragma once
-#include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/layout.h"
@@ -22,18 +21,5 @@ struct KeyRange {
 // part 0 has this slot; so many slots hold all parts.
 AWQ_HOST_DEVICE inline int first_part_slot(int pages, int index) { return pages / kPartPages + index; }
 inline int64_t part_slots(int64_t pages, int64_t sequences) { return pages / kPartPages + sequences; }
-
-// How decoding attention on Hopper, whose sums may depend on the batch, spreads `pairs` of a sequence and a key head over the device: warps
-// of a block, and blocks (a cluster) that share the keys of a pair. A block of 8 warps has a multiprocessor's registers for itself and must
-// wait until one is empty: it pays where half of them do, or where its warps save a cluster (docs/benchmarks.md).
-constexpr int kMostClusterBlocks = 8;
-struct DecodeShape {
-  int warps, blocks;
-};
-constexpr DecodeShape decode_shape(int64_t pairs, int multiprocessors) {
-  if (pairs * kMostClusterBlocks <= multiprocessors / 2) return {8, kMostClusterBlocks};
-  if (pairs <= multiprocessors && pairs > multiprocessors / 2) return {8, 1};
-  return {4, static_cast<int>(std::clamp<int64_t>(2 * multiprocessors / pairs, 1, kMostClusterBlocks))};
-}
 
 }  // namespace awq::cuda

@@ -43,31 +43,53 @@ int scale_exponent(const std::vector<float>& scales) {
   return top > 0 ? 7 - std::ilogb(top) : 0;
 }
 
-// Word `word` of lane l of the strip's block that starts at column k0, as layout.h has it; columns beyond W are 0.
-uint32_t fragment_word(const QuantWeight& w, Format format, int64_t row0, int64_t k0, int lane, int word) {
-  const int bits = format == Format::kAffine8 ? 8 : 4, codes = 32 / bits, words = bits / 4;  // in a word, in a step
+// The codes of a strip and block; those beyond W are 0.
+using Tile = uint8_t[kStripRows][kBlockCols];
+
+void fill_tile(const QuantWeight& w, int64_t row0, int64_t col0, Tile& tile) {
+  const auto cols = static_cast<size_t>(std::clamp<int64_t>(w.cols - col0, 0, kBlockCols));
+  for (int64_t r = 0; r < kStripRows; ++r) {
+    const size_t given = row0 + r < w.rows ? cols : 0;
+    if (given > 0) std::memcpy(tile[r], w.codes.data() + (row0 + r) * w.cols + col0, given);
+    std::memset(tile[r] + given, 0, kBlockCols - given);
+  }
+}
+
+// Word `word` of a lane, as layout.h has it.
+template <Format F>
+uint32_t fragment_word(const Tile& tile, int lane, int word) {
+  constexpr int kBits = F == Format::kAffine8 ? 8 : 4, kCodes = 32 / kBits, kWords = kBits / 4;  // in a word, in a step
   uint32_t result = 0;
-  for (int i = 0; i < codes; ++i) {
-    const int at = word % words * codes + i;                        // among the 8 codes of a step
-    const int reg = format == Format::kAffine4 ? at % 4 : at / 2;   // of operand A
-    const int half = format == Format::kAffine4 ? at / 4 : at % 2;  // of the register
-    const int64_t row = row0 + lane / 4 + reg % 2 * 8;
-    const int64_t col = k0 + word / words * 16 + lane % 4 * 2 + reg / 2 * 8 + half;
-    if (row < w.rows && col < w.cols)
-      result |= static_cast<uint32_t>(w.codes[row * w.cols + col]) << (bits * i);
+  for (int i = 0; i < kCodes; ++i) {
+    const int at = word % kWords * kCodes + i;                 // among the 8 codes of a step
+    const int reg = F == Format::kAffine4 ? at % 4 : at / 2;   // of operand A
+    const int half = F == Format::kAffine4 ? at / 4 : at % 2;  // of the register
+    const int row = lane / 4 + reg % 2 * 8, col = word / kWords * 16 + lane % 4 * 2 + reg / 2 * 8 + half;
+    result |= static_cast<uint32_t>(tile[row][col]) << (kBits * i);
   }
   return result;
 }
 
+template <Format F>
 void pack_codes(const QuantWeight& w, const PackedView& view, int64_t strip, std::byte* to) {
-  const int halves = fragment_bytes(view.format) / kFragmentBytes;
-  for (int64_t block = 0; block < view.blocks; ++block)
-    for (int half = 0; half < halves; ++half)
+  Tile tile;
+  for (int64_t block = 0; block < view.blocks; ++block) {
+    fill_tile(w, strip * kStripRows, block * kBlockCols, tile);
+    for (int part = 0; part < fragment_bytes(F) / kFragmentBytes; ++part)
       for (int lane = 0; lane < kLanes; ++lane)
         for (int i = 0; i < 4; ++i, to += 4) {
-          const uint32_t word = fragment_word(w, view.format, strip * kStripRows, block * kBlockCols, lane, half * 4 + i);
+          const uint32_t word = fragment_word<F>(tile, lane, part * 4 + i);
           std::memcpy(to, &word, 4);
         }
+  }
+}
+
+void pack_codes(const QuantWeight& w, const PackedView& view, int64_t strip, std::byte* to) {
+  switch (view.format) {
+    case Format::kAffine8: return pack_codes<Format::kAffine8>(w, view, strip, to);
+    case Format::kNf4: return pack_codes<Format::kNf4>(w, view, strip, to);
+    case Format::kAffine4: return pack_codes<Format::kAffine4>(w, view, strip, to);
+  }
 }
 
 void pack_scales(const QuantWeight& w, const PackedView& view, int exponent, int64_t panel, std::byte* to) {

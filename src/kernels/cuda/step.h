@@ -96,16 +96,14 @@ struct AttentionArgs {
   float scale = 0;
   const int2* tiles = nullptr;  // prefill: span and its number of a tile of 64 rows (token, head of the group)
   int tile_count = 0;
-  int warps = 4;              // of a block of launch_attention_decode: 4 or 8
-  int splits = 1;             // decode: blocks that share a sequence's keys; launch_attention_decode: up to kMostClusterBlocks
-  // Fixed decoding's: [part_slots(pages, spans), heads, head_dim + 2]
+  int splits = 1;             // decode: parts of a sequence's keys
+  // [span, heads, splits, head_dim + 2] where splits > 1; of fixed attention [part_slots(pages, spans), heads, head_dim + 2]
   float* partials = nullptr;
   uint32_t* arrivals = nullptr;  // [span, kv_heads], zeros between launches
 };
 // head_dim 64, 96 or 128 and at most 16 heads per key/value head.
 bool attention_takes(int head_dim, int heads, int kv_heads);
-// Hopper; elsewhere launch_rope_cache and launch_fixed_attention_decode. Every span has one token; rope's batch, cache and qkv are those
-// of args.
+// Every span has one token; rope's batch, cache and qkv are those of args.
 cudaError_t launch_attention_decode(Act act, const AttentionArgs& args, const RopeArgs& rope, cudaStream_t stream);
 cudaError_t launch_attention_prefill(Act act, const AttentionArgs& args, cudaStream_t stream);
 // The same with sums ordered by a token's position alone: both give it the same bits, in any batch, chunk and number of splits. Decoding,

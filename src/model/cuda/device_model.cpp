@@ -271,6 +271,7 @@ class CudaModel : public DeviceModel {
         if (l->int8) cuda::Int8Linear::reserve(context_, tokens, l->in);
     context_.pairs(tokens * 2 * c.intermediate * 2), mlp_ = Buffer(tokens * c.intermediate * 2);
     arrivals_ = cleared(tokens * c.kv_heads * 4);
+    if (!context_.invariant()) partials_ = Buffer(int64_t{2} * context_.traits().multiprocessors * (c.heads / c.kv_heads) * (c.head_dim + 2) * 4);
     next_ = Buffer(tokens * 4);
     room_ = tokens;
   }
@@ -319,7 +320,7 @@ class CudaModel : public DeviceModel {
       }
       cache = own_cache_.get();
     }
-    if (decoding && !decodes_in_clusters()) grow_parts(pages, spans);
+    if (decoding && context_.invariant()) grow_parts(pages, spans);
     const int64_t each = (tokens + 3) / 4 * 4, pages_at = 7 * each + 2 * tiles, words = pages_at + pages;
     stream_.synchronize();  // a step whose states nobody asked for yet may still be copying what was sent for it
     int32_t* to = sent_host_.grown<int32_t>(words);
@@ -430,8 +431,6 @@ class CudaModel : public DeviceModel {
     linear.run(context_, act_, product, stream_.get());
   }
 
-  bool decodes_in_clusters() const { return context_.traits().hopper && !context_.invariant(); }
-
   void attend(const cuda::Batch& batch, const DeviceBlock& b, const cuda::CacheView& view, bool decoding) const {
     const ModelConfig& c = *config_;
     cuda::RopeArgs rope;
@@ -445,17 +444,14 @@ class CudaModel : public DeviceModel {
     attention.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
     attention.tiles = tiles_, attention.tile_count = tile_count_;
     attention.partials = partials_.as<float>(), attention.arrivals = arrivals_.as<uint32_t>();
-    const int pairs = static_cast<int>(batch.span_count * c.kv_heads), processors = context_.traits().multiprocessors;
-    if (decoding && decodes_in_clusters()) {
-      const cuda::DecodeShape shape = cuda::decode_shape(pairs, processors);
-      attention.warps = shape.warps, attention.splits = shape.blocks;
-      return check(cuda::launch_attention_decode(act_, attention, rope, stream_.get()), "attention");
-    }
+    attention.splits = std::clamp(2 * context_.traits().multiprocessors / static_cast<int>(batch.span_count * c.kv_heads), 1,
+                                  cuda::kAttentionSplits);
+    const bool fixed = context_.invariant();
+    if (decoding && !fixed) return check(cuda::launch_attention_decode(act_, attention, rope, stream_.get()), "attention");
     check(cuda::launch_rope_cache(act_, rope, stream_.get()), "rotating");
-    attention.splits = std::clamp(2 * processors / pairs, 1, cuda::kAttentionSplits);
-    const auto launch = decoding               ? cuda::launch_fixed_attention_decode
-                        : context_.invariant() ? cuda::launch_fixed_attention_prefill
-                                               : cuda::launch_attention_prefill;
+    const auto launch = !fixed     ? cuda::launch_attention_prefill
+                        : decoding ? cuda::launch_fixed_attention_decode
+                                   : cuda::launch_fixed_attention_prefill;
     check(launch(act_, attention, stream_.get()), "attention");
   }
 
