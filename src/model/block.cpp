@@ -85,7 +85,13 @@ Block::Block(std::shared_ptr<const ModelConfig> config, const BlockSpec& spec, c
 void Block::forward(float* hidden, const BatchView& batch, const KvLayerView* cache, Scratch& scratch, Observer* observer,
                     BlockHalf half) const {
   if (half != BlockHalf::kMlp) attention(hidden, batch, cache, scratch, observer);
-  if (half != BlockHalf::kAttention) mlp(hidden, static_cast<int64_t>(batch.tokens.size()), scratch, observer);
+  if (half == BlockHalf::kAttention) return;
+  // Gates and ups are the widest rows of a step. Where a model serves they are made for a few tokens at a time, which keeps them small.
+  constexpr int64_t kServedAtOnce = 64;
+  const auto tokens = static_cast<int64_t>(batch.tokens.size());
+  const int64_t at_once = cache != nullptr && observer == nullptr ? kServedAtOnce : std::max<int64_t>(tokens, 1);
+  for (int64_t first = 0; first < tokens; first += at_once)
+    mlp(hidden + first * config_->hidden, std::min(at_once, tokens - first), scratch, observer);
 }
 
 void Block::normalise_heads(float* x, int64_t ldx, int64_t tokens, int64_t heads, const Tensor& gain) const {
