@@ -54,8 +54,10 @@ class StandIn : public DeviceModel {
   StandIn(std::shared_ptr<const Model> cpu, int64_t leaves, int32_t poison = -1) : cpu_(std::move(cpu)), leaves_(leaves), poison_(poison) {}
   void add_block(const BlockSpec&, const BlockWeights&) override {}
   void finish(const Tensor&, const Tensor&, int) override {}
-  std::shared_ptr<void> make_cache(int64_t pages) const override { return std::make_shared<KvCache>(cpu_->config(), pages, DType::kF32); }
-  int64_t page_bytes() const override { return KvCache::page_bytes(cpu_->config(), DType::kF32); }
+  std::shared_ptr<void> make_cache(int64_t pages, DType) const override {
+    return std::make_shared<KvCache>(cpu_->config(), pages, DType::kF32);
+  }
+  int64_t page_bytes(DType) const override { return KvCache::page_bytes(cpu_->config(), DType::kF32); }
   void forward(const BatchView&, void*, float*) const override { FAIL() << "states are to stay"; }
   void forward(const BatchView& batch, void* cache, std::shared_ptr<void>& states) const override {
     if (!states) states = std::make_shared<States>();
