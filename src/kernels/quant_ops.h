@@ -21,7 +21,7 @@ void gram_accumulate(const float* x, int64_t ldx, int64_t tokens, int64_t k, flo
 // double. With bf16 = true both factors are rounded to bfloat16 first where the machine has bf16 products
 // (ignored elsewhere): within a few parts in ten thousand, for comparing candidates.
 void gram_loss_rows(const float* e, int64_t rows, int64_t k, const float* g, double* loss, bool bf16 = false);
-// Sum over rows (added in row order).
+// Their sum, tr(E G Eᵀ); of many rows as <Eᵀ E, G>, with EᵀE as gram_accumulate forms it (rounded to bfloat16 only e is).
 double gram_loss(const float* e, int64_t rows, int64_t k, const float* g, bool bf16 = false);
 
 // w [rows, cols]: column k times s[k].

@@ -8,6 +8,31 @@
 
 namespace awq {
 
+namespace {
+
+constexpr int64_t kColumns = 16;
+
+// Adds the magnitudes of n <= kColumns columns of x to `sums`, and raises `tops` to the largest. N, where not 0, is n: a number that the
+// compiler knows makes the loop over columns one of vectors.
+template <int64_t N>
+void add_magnitudes(const float* x, int64_t ldx, int64_t tokens, int64_t n, double* sums, float* tops) {
+  const int64_t columns = N > 0 ? N : n;
+  double sum[kColumns];
+  float top[kColumns];
+  std::copy_n(sums, n, sum);
+  std::copy_n(tops, n, top);
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t k = 0; k < columns; ++k) {
+      const float a = std::fabs(x[t * ldx + k]);
+      sum[k] += a;
+      top[k] = a > top[k] ? a : top[k];
+    }
+  std::copy_n(sum, n, sums);
+  std::copy_n(top, n, tops);
+}
+
+}  // namespace
+
 std::vector<float> SiteStats::abs_mean() const {
   std::vector<float> mean(static_cast<size_t>(dim));
   for (int64_t k = 0; k < dim; ++k) mean[k] = static_cast<float>(abs_sum[k] / static_cast<double>(std::max<int64_t>(tokens, 1)));
@@ -24,22 +49,11 @@ void StatsObserver::on_input(int64_t, Site site, const float* x, int64_t tokens,
   }
   s.tokens += tokens;
   gram_accumulate(x, dim, tokens, dim, s.gram.data(), bf16_);
-  constexpr int64_t kColumns = 64;
   const int64_t tiles = (dim + kColumns - 1) / kColumns;
   parallel_for(tiles, [&](int64_t tile) {
     const int64_t begin = tile * kColumns, n = std::min(kColumns, dim - begin);
-    double sum[kColumns];
-    float most[kColumns];
-    std::copy_n(s.abs_sum.data() + begin, n, sum);
-    std::copy_n(s.channel_max.data() + begin, n, most);
-    for (int64_t t = 0; t < tokens; ++t)
-      for (int64_t k = 0; k < n; ++k) {
-        const float a = std::fabs(x[t * dim + begin + k]);
-        sum[k] += a;
-        most[k] = a > most[k] ? a : most[k];
-      }
-    std::copy_n(sum, n, s.abs_sum.data() + begin);
-    std::copy_n(most, n, s.channel_max.data() + begin);
+    const auto add = n == kColumns ? add_magnitudes<kColumns> : add_magnitudes<0>;
+    add(x + begin, dim, tokens, n, s.abs_sum.data() + begin, s.channel_max.data() + begin);
   });
   for (const float m : s.channel_max) s.abs_max = std::max(s.abs_max, m);
   if (!keep_sample_) return;

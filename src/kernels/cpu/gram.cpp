@@ -1,6 +1,7 @@
 // Gram matrices and the losses read from them (quant_ops.h).
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "base/thread_pool.h"
 #include "kernels/cpu/gemm.h"
@@ -77,10 +78,8 @@ void mirror(const simd::Table& t, float* g, int64_t k) {
   });
 }
 
-}  // namespace
-
-void gram_accumulate(const float* x, int64_t ldx, int64_t tokens, int64_t k, float* g, bool bf16) {
-  if (tokens <= 0 || k <= 0) return;
+// The upper triangle of g += xᵀ x; what touches it below is written too.
+void accumulate_upper(const float* x, int64_t ldx, int64_t tokens, int64_t k, float* g, bool bf16) {
   thread_local Scratch tiles, panels;
   const simd::Table& t = simd::table();
   const bool pairs = bf16 && t.bf16;
@@ -93,7 +92,30 @@ void gram_accumulate(const float* x, int64_t ldx, int64_t tokens, int64_t k, flo
     // The last panel has the most tiles: first, so that no thread starts it last.
     parallel_for(count, [&](int64_t i) { add_panel(t, pairs, packed, count - 1 - i, k, g); });
   }
-  mirror(t, g, k);
+}
+
+// <a, b> of symmetric matrices of which the upper triangles are given; rows in order.
+double inner_product(const simd::Table& t, const float* a, const float* b, int64_t k) {
+  thread_local std::vector<double> of_row;
+  of_row.resize(static_cast<size_t>(k));
+  double* sums = of_row.data();
+  parallel_chunks(k, k, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t at = i * k + i;
+      sums[i] = 2 * t.dot_double(a + at, b + at, k - i) - double{a[at]} * double{b[at]};
+    }
+  });
+  double sum = 0;
+  for (const double s : of_row) sum += s;
+  return sum;
+}
+
+}  // namespace
+
+void gram_accumulate(const float* x, int64_t ldx, int64_t tokens, int64_t k, float* g, bool bf16) {
+  if (tokens <= 0 || k <= 0) return;
+  accumulate_upper(x, ldx, tokens, k, g, bf16);
+  mirror(simd::table(), g, k);
 }
 
 void gram_loss_rows(const float* e, int64_t rows, int64_t k, const float* g, double* loss, bool bf16) {
@@ -115,6 +137,15 @@ void gram_loss_rows(const float* e, int64_t rows, int64_t k, const float* g, dou
 }
 
 double gram_loss(const float* e, int64_t rows, int64_t k, const float* g, bool bf16) {
+  // tr(E G Eᵀ) = <Eᵀ E, G>: half of the products, where there are rows enough for EᵀE to be worth its own sums, and room for it.
+  constexpr int64_t kFewRows = 32, kMostColumns = 4096;
+  if (rows >= kFewRows && k <= kMostColumns) {
+    thread_local Scratch scratch;
+    float* own = scratch.floats(k * k);
+    std::fill_n(own, k * k, 0.0f);
+    accumulate_upper(e, k, rows, k, own, bf16);
+    return inner_product(simd::table(), own, g, k);
+  }
   std::vector<double> loss(static_cast<size_t>(rows));
   gram_loss_rows(e, rows, k, g, loss.data(), bf16);
   double sum = 0;
